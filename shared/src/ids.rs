@@ -1,0 +1,134 @@
+//! Identifiers. All of them are opaque to clients.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[serde(transparent)]
+        #[schema(value_type = Uuid)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new time-ordered (version 7) id.
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = uuid::Error;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A conversation: participants and one ordered log of events.
+    ConversationId
+);
+uuid_id!(
+    /// A message, named by the gateway that took it.
+    MessageId
+);
+uuid_id!(
+    /// The client's own name for a message; a second send with it is the same message.
+    ClientId
+);
+
+/// A position in a conversation's log. It grows within a conversation and is not dense:
+/// it is the sequence of the JetStream stream that holds the conversation's partition.
+pub type Seq = u64;
+
+/// A user's id as the token names it: 1 to 128 bytes, no control characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, utoipa::ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 128)]
+pub struct UserId(Arc<str>);
+
+/// Why a text is no user id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a user id has 1 to 128 bytes and no control characters")]
+pub struct BadUserId;
+
+impl UserId {
+    /// The longest user id, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// # Errors
+    /// [`BadUserId`] if the text is empty, too long, or has control characters.
+    pub fn new(text: &str) -> Result<Self, BadUserId> {
+        if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
+            return Err(BadUserId);
+        }
+        Ok(Self(text.into()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for UserId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Serialize for UserId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for UserId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids_are_bounded_and_printable() {
+        assert!(UserId::new("vendor-1").is_ok());
+        assert!(UserId::new(&"x".repeat(128)).is_ok());
+        for bad in ["", "a\0b", "a\nb", &"x".repeat(129)] {
+            assert_eq!(UserId::new(bad), Err(BadUserId));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What two Partyline processes must agree on, and nothing else.
+
+pub mod admin;
+pub mod claims;
+pub mod event;
+pub mod ids;
+pub mod nats;
+pub mod settings;
+pub mod shutdown;
+pub mod streams;
+pub mod subjects;
+pub mod telemetry;
+pub mod timestamp;
+pub mod wire;

@@ -1,0 +1,234 @@
+//! Settings: every one has a flag and an environment variable `PARTYLINE_…`; all mistakes are told at once.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args, Command, Parser, ValueEnum,
+    builder::OsStringValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use crate::subjects::MAX_PARTITIONS;
+
+/// Checks that span fields, or that a parser can't make.
+pub trait Check {
+    /// What is wrong, one sentence each, naming the setting.
+    fn problems(&self) -> Vec<String>;
+}
+
+/// Reads the process's settings; names every mistake at once, then exits with 2.
+#[must_use]
+pub fn parse_or_exit<T: Parser + Check>() -> T {
+    match parse_from::<T>(std::env::args_os().collect()) {
+        Ok(settings) => settings,
+        Err(Failure::Told(error)) => error.exit(),
+        Err(Failure::Problems(problems)) => {
+            eprintln!("{} mistake(s) in the configuration:", problems.len());
+            for problem in problems {
+                eprintln!("  {problem}");
+            }
+            std::process::exit(2);
+        }
+    }
+}
+
+/// Why no settings came out.
+#[derive(Debug)]
+pub enum Failure {
+    /// Help, version, or a command line that is no command line: clap says it best.
+    Told(clap::Error),
+    /// Every mistake found.
+    Problems(Vec<String>),
+}
+
+/// [`parse_or_exit`] without the exit.
+///
+/// # Errors
+/// [`Failure`].
+pub fn parse_from<T: Parser + Check>(argv: Vec<std::ffi::OsString>) -> Result<T, Failure> {
+    let mut command = T::command();
+    let mut problems = Vec::new();
+    // clap stops at the first bad value: note it, let that argument take anything, go on to the next.
+    loop {
+        let error = match command.clone().try_get_matches_from(&argv) {
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        let Some(id) = offender(&command, &error) else {
+            return Err(Failure::Told(error));
+        };
+        problems.push(sentence(&error));
+        command = command.mut_arg(id, |arg| arg.value_parser(OsStringValueParser::new()));
+    }
+    let settings = T::try_parse_from(&argv);
+    if let Ok(settings) = &settings {
+        problems.extend(settings.problems());
+    }
+    match settings {
+        Ok(settings) if problems.is_empty() => Ok(settings),
+        _ => Err(Failure::Problems(problems)),
+    }
+}
+
+fn offender(command: &Command, error: &clap::Error) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
+        return None;
+    }
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
+    let long = shown.strip_prefix("--")?.split([' ', '=']).next()?;
+    command.get_arguments().find(|arg| arg.get_long() == Some(long)).map(|arg| arg.get_id().to_string())
+}
+
+fn sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// The way to NATS, and what the streams are made of. All processes of one system need the same values.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsSettings {
+    /// Servers, comma-separated; user and password may stand in the URL.
+    #[arg(long, env = "PARTYLINE_NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
+    pub nats_url: String,
+    /// A NATS credentials file (JWT and nkey).
+    #[arg(long, env = "PARTYLINE_NATS_CREDENTIALS")]
+    pub nats_credentials: Option<PathBuf>,
+    /// Copies of each stream: 1 on one server, 3 in a cluster.
+    #[arg(long, env = "PARTYLINE_NATS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub nats_replicas: u8,
+    /// Streams that the log is spread over. It can't be changed once there are conversations.
+    #[arg(long, env = "PARTYLINE_PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
+    pub partitions: u16,
+    /// How long the log keeps events, in hours. Postgres keeps messages for ever.
+    #[arg(long, env = "PARTYLINE_LOG_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..))]
+    pub log_hours: u32,
+    /// How long JetStream itself recognises a repeated message, in seconds. Later repeats are
+    /// found in the log and in Postgres.
+    #[arg(long, env = "PARTYLINE_DEDUP_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dedup_seconds: u32,
+}
+
+impl NatsSettings {
+    /// What is wrong across fields.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for url in self.nats_url.split(',') {
+            if url.parse::<async_nats::ServerAddr>().is_err() {
+                // The URL may hold a password: never shown.
+                problems.push("PARTYLINE_NATS_URL: not a NATS URL (nats://host:port, comma-separated)".into());
+            }
+        }
+        if u64::from(self.dedup_seconds) > u64::from(self.log_hours) * 3_600 {
+            problems.push("PARTYLINE_DEDUP_SECONDS: longer than PARTYLINE_LOG_HOURS keeps events".into());
+        }
+        if self.nats_replicas % 2 == 0 {
+            problems.push("PARTYLINE_NATS_REPLICAS: an even number survives no more than the odd one below it".into());
+        }
+        problems
+    }
+}
+
+/// The way to Postgres.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Postgres")]
+pub struct DatabaseSettings {
+    /// postgres://user:password@host:port/database
+    #[arg(
+        long,
+        env = "PARTYLINE_DATABASE_URL",
+        default_value = "postgres://partyline@127.0.0.1:5432/partyline",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+    /// Connections at most.
+    #[arg(long, env = "PARTYLINE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_connections: u32,
+}
+
+impl DatabaseSettings {
+    /// What is wrong across fields.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        if self.database_url.starts_with("postgres://") || self.database_url.starts_with("postgresql://") {
+            Vec::new()
+        } else {
+            vec!["PARTYLINE_DATABASE_URL: not a Postgres URL (postgres://user@host:port/database)".into()]
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct TelemetrySettings {
+    /// What is logged: `info`, or directives such as `info,partyline_gateway=debug`.
+    #[arg(long, env = "PARTYLINE_LOG", default_value = "info")]
+    pub log: String,
+    #[arg(long, env = "PARTYLINE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+impl TelemetrySettings {
+    /// What is wrong across fields.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        match tracing_subscriber::EnvFilter::try_new(&self.log) {
+            Ok(_) => Vec::new(),
+            Err(error) => vec![format!("PARTYLINE_LOG: {error}")],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Sample {
+        #[command(flatten)]
+        nats: NatsSettings,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    }
+
+    impl Check for Sample {
+        fn problems(&self) -> Vec<String> {
+            [self.nats.problems(), self.database.problems()].concat()
+        }
+    }
+
+    fn parse(args: &[&str]) -> Result<Sample, Failure> {
+        parse_from(std::iter::once("x").chain(args.iter().copied()).map(Into::into).collect())
+    }
+
+    #[test]
+    fn names_every_mistake_at_once() {
+        let Err(Failure::Problems(problems)) = parse(&["--partitions", "0", "--log-hours", "x", "--nats-replicas=9"])
+        else {
+            panic!("mistakes went unnoticed");
+        };
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].contains("--"), "{problems:?}");
+    }
+
+    #[test]
+    fn checks_across_fields() {
+        let Err(Failure::Problems(problems)) =
+            parse(&["--dedup-seconds", "999999", "--database-url", "mysql://x", "--nats-replicas", "2"])
+        else {
+            panic!("mistakes went unnoticed");
+        };
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(parse(&[]).is_ok());
+    }
+}
