@@ -1,0 +1,133 @@
+//! The gateway's settings.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser};
+use partyline_shared::{
+    settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings},
+    wire::{Limits, MAX_CONTENT_CHARS, MAX_METADATA_BYTES},
+};
+
+use crate::auth::AuthSettings;
+
+/// Partyline's gateway: WebSocket and REST on one port, health and metrics on another.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "gateway", version, about)]
+pub struct Config {
+    /// Where clients connect.
+    #[arg(long, env = "PARTYLINE_HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    pub http_addr: SocketAddr,
+    /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
+    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value = "127.0.0.1:9100")]
+    pub admin_addr: SocketAddr,
+    /// Browser origins that may use the API and the socket, comma-separated (`https://shop.example`);
+    /// `*` for any. The gateway's own origin always may.
+    #[arg(long, env = "PARTYLINE_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+    /// A folder of static files to serve at `/`: the chat page.
+    #[arg(long, env = "PARTYLINE_WEB_DIR")]
+    pub web_dir: Option<PathBuf>,
+    /// After SIGTERM: time to close all sockets, spread evenly, in seconds.
+    #[arg(long, env = "PARTYLINE_DRAIN_SECONDS", default_value_t = 20)]
+    pub drain_seconds: u32,
+    /// After SIGTERM: time for the balancer to notice that `/readyz` is false, in seconds.
+    #[arg(long, env = "PARTYLINE_DRAIN_NOTICE_SECONDS", default_value_t = 0)]
+    pub drain_notice_seconds: u32,
+    /// Participants of a group at most.
+    #[arg(long, env = "PARTYLINE_GROUP_MAX", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub group_max: u32,
+    #[command(flatten)]
+    pub limits: LimitSettings,
+    #[command(flatten)]
+    pub auth: AuthSettings,
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+/// What one client may cost. 0 lifts a limit where the text says so.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitSettings {
+    /// Messages a minute a user, over all nodes; 0 lifts the limit.
+    #[arg(long, env = "PARTYLINE_MESSAGES_PER_MINUTE", default_value_t = 10)]
+    pub messages_per_minute: u32,
+    /// Messages that a rested user may send at once.
+    #[arg(long, env = "PARTYLINE_MESSAGES_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub messages_burst: u32,
+    /// Frames a second a connection; 0 lifts the limit.
+    #[arg(long, env = "PARTYLINE_FRAMES_PER_SECOND", default_value_t = 20)]
+    pub frames_per_second: u32,
+    /// Connections of one user to one node; a further one replaces the oldest. 0 lifts the limit.
+    #[arg(long, env = "PARTYLINE_CONNECTIONS_PER_USER", default_value_t = 10)]
+    pub connections_per_user: u32,
+    /// Sockets at most, handshakes included.
+    #[arg(long, env = "PARTYLINE_MAX_CONNECTIONS", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+    /// Time to finish the HTTP request or handshake, in seconds.
+    #[arg(long, env = "PARTYLINE_HANDSHAKE_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub handshake_seconds: u32,
+    /// A client's message at most, fragments together, in bytes.
+    #[arg(long, env = "PARTYLINE_MAX_FRAME_BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
+    pub max_frame_bytes: u32,
+    /// What may wait for a slow reader before it is closed with 4008, in bytes.
+    #[arg(long, env = "PARTYLINE_OUTBOUND_QUEUE_BYTES", default_value_t = 1_048_576, value_parser = clap::value_parser!(u32).range(65_536..))]
+    pub outbound_queue_bytes: u32,
+    /// Conversations that one connection may have joined.
+    #[arg(long, env = "PARTYLINE_JOINED_MAX", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub joined_max: u32,
+    /// Seconds between pings.
+    #[arg(long, env = "PARTYLINE_PING_SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub ping_seconds: u32,
+    /// Seconds without a sign of life before a socket is closed.
+    #[arg(long, env = "PARTYLINE_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=7_200))]
+    pub idle_seconds: u32,
+}
+
+impl LimitSettings {
+    /// As `welcome` tells them.
+    #[must_use]
+    pub fn told(&self) -> Limits {
+        Limits {
+            messages_per_minute: self.messages_per_minute,
+            messages_burst: self.messages_burst,
+            frames_per_second: self.frames_per_second,
+            connections_per_user: self.connections_per_user,
+            max_frame_bytes: self.max_frame_bytes as usize,
+            max_content_chars: MAX_CONTENT_CHARS,
+            max_metadata_bytes: MAX_METADATA_BYTES,
+            outbound_queue_bytes: self.outbound_queue_bytes as usize,
+            ping_interval_ms: u64::from(self.ping_seconds) * 1_000,
+            idle_timeout_ms: u64::from(self.idle_seconds) * 1_000,
+        }
+    }
+}
+
+impl Check for Config {
+    fn problems(&self) -> Vec<String> {
+        let mut problems =
+            [self.nats.problems(), self.database.problems(), self.telemetry.problems(), self.auth.problems()].concat();
+        for origin in &self.allowed_origins {
+            let bare = origin.split_once("://").is_some_and(|(scheme, host)| {
+                matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains('/')
+            });
+            if origin != "*" && !bare {
+                problems.push(format!(
+                    "PARTYLINE_ALLOWED_ORIGINS: {origin:?} is no origin (https://host[:port], no path) and not *"
+                ));
+            }
+        }
+        if self.limits.idle_seconds <= self.limits.ping_seconds {
+            problems.push("PARTYLINE_IDLE_SECONDS: must be above PARTYLINE_PING_SECONDS".into());
+        }
+        if let Some(dir) = &self.web_dir
+            && !dir.is_dir()
+        {
+            problems.push(format!("PARTYLINE_WEB_DIR: no folder at {}", dir.display()));
+        }
+        problems
+    }
+}
