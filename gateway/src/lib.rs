@@ -1,9 +1,25 @@
 //! Partyline's gateway: stateless between browsers and NATS. See ARCHITECTURE.md for the map.
 
+pub mod app;
 pub mod auth;
 pub mod authorise;
+pub mod budget;
+pub mod clock;
+pub mod command;
 pub mod config;
+pub mod encode;
 pub mod history;
+pub mod http;
+pub mod inbox;
 pub mod log;
+pub mod members;
 pub mod metrics;
+pub mod origin;
+pub mod people;
+pub mod presence;
+pub mod room;
+pub mod server;
+pub mod session;
 pub mod store;
+pub mod validate;
+pub mod ws;

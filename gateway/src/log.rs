@@ -2,10 +2,8 @@
 //! besides last-seen notes, which go through here as well.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,6 +31,8 @@ use crate::{authorise::Permit, metrics};
 const READ_BATCH: usize = 256;
 /// How old a watermark may be: a lower floor only means that more of the log's tail is read.
 const WATERMARK_AGE: Duration = Duration::from_millis(500);
+/// Looks at a partition's progress that are remembered.
+const LOOKS: usize = 600;
 /// How long a lagging replica is asked again.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -61,11 +61,39 @@ pub struct Watermark {
     pub floor: Seq,
     /// The log holds nothing before this.
     pub first: Seq,
+    /// What is in the log and not in Postgres is at most this old; `None` if that can't be told.
+    pub lag: Option<Duration>,
+}
+
+/// What was seen of a partition's progress, for the age of what Postgres lacks.
+#[derive(Debug, Default)]
+struct Progress {
+    latest: Option<(Instant, Watermark)>,
+    /// When the log ended where, oldest first.
+    ends: VecDeque<(Instant, Seq)>,
+}
+
+impl Progress {
+    fn note(&mut self, now: Instant, floor: Seq, first: Seq, last: Seq) -> Watermark {
+        // Whatever follows the floor came after the latest look at which the log ended at or below the floor.
+        let lag = if last <= floor {
+            Some(Duration::ZERO)
+        } else {
+            self.ends.iter().rev().find(|(_, end)| *end <= floor).map(|(at, _)| now.duration_since(*at))
+        };
+        self.ends.push_back((now, last));
+        if self.ends.len() > LOOKS {
+            self.ends.pop_front();
+        }
+        let watermark = Watermark { floor, first, lag };
+        self.latest = Some((now, watermark));
+        watermark
+    }
 }
 
 struct Partition {
     state: ArcSwap<PartitionState>,
-    watermark: Mutex<Option<(Instant, Watermark)>>,
+    progress: Mutex<Progress>,
     refresh: tokio::sync::Mutex<()>,
 }
 
@@ -81,8 +109,6 @@ pub struct Log {
     settings: NatsSettings,
     node: String,
     partitions: Vec<Partition>,
-    /// Events appended by this node, for tests and for the curious.
-    appended: AtomicU64,
 }
 
 impl Log {
@@ -103,7 +129,7 @@ impl Log {
         for state in load(&js, settings, floor).await? {
             partitions.push(Partition {
                 state: ArcSwap::from_pointee(state),
-                watermark: Mutex::new(None),
+                progress: Mutex::default(),
                 refresh: tokio::sync::Mutex::new(()),
             });
         }
@@ -113,7 +139,6 @@ impl Log {
             settings: settings.clone(),
             node: node.to_owned(),
             partitions,
-            appended: AtomicU64::new(0),
         }))
     }
 
@@ -139,7 +164,7 @@ impl Log {
             let partition = &self.partitions[usize::from(state.log.partition)];
             restarted |= partition.state.load().log.epoch != state.log.epoch;
             partition.state.store(Arc::new(state));
-            *partition.watermark.lock() = None;
+            *partition.progress.lock() = Progress::default();
         }
         Ok(restarted)
     }
@@ -183,7 +208,6 @@ impl Log {
         match acked {
             Ok(ack) => {
                 metrics::append_seconds(started.elapsed());
-                self.appended.fetch_add(1, Ordering::Relaxed);
                 Ok(Appended { seq: ack.sequence, duplicate: ack.duplicate })
             }
             Err(error) => {
@@ -344,7 +368,7 @@ impl Log {
     pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
         let partition = self.partition(conversation);
         let cached = |age: Duration| {
-            partition.watermark.lock().filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
+            partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
         };
         if let Some(watermark) = cached(WATERMARK_AGE) {
             return Ok(watermark);
@@ -357,13 +381,11 @@ impl Log {
         let read = async {
             let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>(Watermark { floor: consumer.ack_floor.stream_sequence, first: stream.state.first_sequence })
+            Ok::<_, String>((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
         };
+        let began = Instant::now();
         match read.await {
-            Ok(watermark) => {
-                *partition.watermark.lock() = Some((Instant::now(), watermark));
-                Ok(watermark)
-            }
+            Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
                 cached(Duration::MAX).ok_or_else(|| Refusal::unavailable("the log"))
@@ -384,4 +406,22 @@ where
     streams::ensure_dead_letters(js, settings).await?;
     streams::ensure_seen(js, settings).await?;
     Ok(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_what_postgres_lacks_is_bounded_or_unknown() {
+        let mut progress = Progress::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // The first look can't tell how old the missing events are.
+        assert_eq!(progress.note(at(0), 5, 1, 10).lag, None);
+        assert_eq!(progress.note(at(1), 10, 1, 10).lag, Some(Duration::ZERO));
+        assert_eq!(progress.note(at(3), 10, 1, 20).lag, Some(Duration::from_secs(2)));
+        assert_eq!(progress.note(at(9), 10, 1, 30).lag, Some(Duration::from_secs(8)));
+        assert_eq!(progress.note(at(10), 30, 1, 40).lag, Some(Duration::from_secs(1)));
+    }
 }

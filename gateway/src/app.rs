@@ -1,0 +1,228 @@
+//! The parts of a gateway, put together.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use partyline_shared::{
+    admin::Latch,
+    ids::{ConversationId, UserId},
+    nats::{self, Link},
+    subjects,
+};
+use serde::Serialize;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::Verifier,
+    budget::Budget,
+    command::sent::SentMessages,
+    config::Config,
+    encode::{Class, Frame},
+    inbox::Inbox,
+    log::Log,
+    members::Members,
+    metrics,
+    people::People,
+    presence::{Change, Presence},
+    room::directory::Directory,
+    session::registry::Registry,
+    store::Store,
+};
+
+/// Everything that a command may need. Nothing here outlives the process: another node can take over at any moment.
+pub struct Chat {
+    pub config: Config,
+    /// This process's name in subjects and keys; new with every start.
+    pub node: Arc<str>,
+    pub client: Client,
+    pub verifier: Arc<Verifier>,
+    pub store: Arc<Store>,
+    pub log: Arc<Log>,
+    pub members: Arc<Members>,
+    pub rooms: Arc<Directory>,
+    pub registry: Arc<Registry>,
+    pub presence: Arc<Presence>,
+    pub budget: Arc<Budget>,
+    pub inbox: Arc<Inbox>,
+    pub sent: SentMessages,
+    pub people: People,
+    /// Up while NATS is there.
+    pub nats_up: Latch,
+}
+
+impl Chat {
+    /// Connects, makes what is missing in NATS, and begins to listen. Waits for NATS as long as it takes.
+    ///
+    /// # Errors
+    /// If something is wrong that waiting won't mend.
+    pub async fn start(config: Config, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
+        let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string()[..12].into();
+        let verifier = Verifier::start(&config.auth, end.clone()).await?;
+        let store = Arc::new(Store::connect_lazy(&config.database)?);
+        let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
+        let heard = link.subscribe();
+        let log = open_log(&client, &config, &node, &store).await?;
+        let members = Arc::new(Members::new(store.clone()));
+        let rooms = Directory::new(client.clone(), log.clone(), members.clone());
+        let registry = Arc::new(Registry::default());
+        let (changes, to_tell) = mpsc::unbounded_channel();
+        let presence = Presence::start(
+            node.clone(),
+            &config.nats,
+            log.clone(),
+            registry.clone(),
+            changes,
+            end.clone(),
+        )
+        .await?;
+        let budget =
+            Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
+        let inbox = Inbox::start(
+            node.clone(),
+            client.clone(),
+            presence.clone(),
+            registry.clone(),
+            store.clone(),
+            end.clone(),
+        )
+        .await?;
+        let window = std::time::Duration::from_secs(u64::from(config.nats.dedup_seconds));
+        let sent = SentMessages::start(store.clone(), log.clone(), window);
+        let people = People::start(store.clone());
+        let nats_up = Latch::default();
+        nats_up.set(true);
+        metrics::nats_connected(true);
+        let members_changed = client.subscribe(subjects::MEMBERS_CHANGED).await?;
+        let chat = Arc::new(Self {
+            config,
+            node,
+            client,
+            verifier,
+            store,
+            log,
+            members,
+            rooms,
+            registry,
+            presence,
+            budget,
+            inbox,
+            sent,
+            people,
+            nats_up,
+        });
+        for task in [
+            tokio::spawn(follow_link(chat.clone(), heard)),
+            tokio::spawn(follow_members(chat.clone(), members_changed)),
+            tokio::spawn(tell_presence(chat.clone(), to_tell)),
+        ] {
+            let end = end.clone();
+            tokio::spawn(async move {
+                end.cancelled().await;
+                task.abort();
+            });
+        }
+        Ok(chat)
+    }
+
+    /// The participants of a conversation changed here: every node forgets what it has cached.
+    pub async fn members_changed(&self, conversation: ConversationId) {
+        self.rooms.members_changed(conversation);
+        let told = self.client.publish(subjects::MEMBERS_CHANGED, conversation.to_string().into()).await;
+        if let Err(error) = told {
+            tracing::warn!(%error, "change of participants not told");
+        }
+        let _ = self.client.flush().await;
+    }
+}
+
+async fn open_log(client: &Client, config: &Config, node: &str, store: &Arc<Store>) -> anyhow::Result<Arc<Log>> {
+    loop {
+        match Log::open(client.clone(), &config.nats, node, async || Ok(store.highest_seq().await?)).await {
+            Ok(log) => return Ok(log),
+            Err(error) => {
+                tracing::warn!(%error, "the log is not there yet");
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// Reacts to what happens to the NATS connection: whatever may have been missed is looked up.
+async fn follow_link(chat: Arc<Chat>, mut heard: broadcast::Receiver<Link>) {
+    loop {
+        let link = match heard.recv().await {
+            Ok(link) => link,
+            Err(broadcast::error::RecvError::Lagged(_)) => Link::Connected,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        match link {
+            Link::Disconnected => {
+                metrics::nats_event("disconnected");
+                metrics::nats_connected(false);
+                chat.nats_up.set(false);
+            }
+            Link::SlowConsumer => {
+                metrics::nats_event("slow_consumer");
+                chat.rooms.doubt_all();
+            }
+            Link::Connected => {
+                metrics::nats_event("connected");
+                metrics::nats_connected(true);
+                reconnected(&chat).await;
+                chat.nats_up.set(true);
+            }
+        }
+    }
+}
+
+async fn reconnected(chat: &Arc<Chat>) {
+    let restarted = loop {
+        match chat.log.reload(async || Ok(chat.store.highest_seq().await?)).await {
+            Ok(restarted) => break restarted,
+            Err(error) => {
+                tracing::warn!(%error, "streams not found after a reconnection");
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
+    };
+    if restarted {
+        tracing::error!("the log was lost and begun again: all clients join anew");
+        chat.rooms.abandon_all();
+    }
+    chat.rooms.doubt_all();
+    chat.presence.announce_all().await;
+}
+
+async fn follow_members(chat: Arc<Chat>, mut changed: async_nats::Subscriber) {
+    use futures_util::StreamExt;
+    while let Some(message) = changed.next().await {
+        let conversation = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+        if let Some(conversation) = conversation {
+            chat.rooms.members_changed(conversation);
+        }
+    }
+}
+
+/// Tells members of somebody's conversations that they came or went.
+async fn tell_presence(chat: Arc<Chat>, mut changes: mpsc::UnboundedReceiver<Change>) {
+    #[derive(Serialize)]
+    struct PresenceFrame<'a> {
+        r#type: &'static str,
+        user_id: &'a UserId,
+        online: bool,
+        last_seen: Option<partyline_shared::timestamp::Timestamp>,
+    }
+    while let Some(change) = changes.recv().await {
+        let company = chat.rooms.company(&change.user_id);
+        if company.is_empty() {
+            continue;
+        }
+        let last_seen = (!change.online).then(partyline_shared::timestamp::Timestamp::now);
+        let frame = Frame::of(
+            &PresenceFrame { r#type: "presence", user_id: &change.user_id, online: change.online, last_seen },
+            Class::Ephemeral,
+        );
+        company.iter().for_each(|conn| conn.send(&frame));
+    }
+}

@@ -1,0 +1,91 @@
+//! What clients ask for: one verb a file, the same for every transport.
+
+pub mod change;
+pub mod join;
+pub mod mark_read;
+pub mod send;
+pub mod sent;
+pub mod typing;
+
+use std::sync::Arc;
+
+use partyline_shared::wire::{Command, RefreshToken, Refusal, Request};
+use serde::Serialize;
+
+use crate::{app::Chat, budget::Entrance, encode, metrics, session::conn::Conn};
+
+/// Does what a socket asks and answers it.
+pub async fn run(chat: &Arc<Chat>, conn: &Arc<Conn>, request: Request) {
+    let reference = request.reference.as_deref();
+    let done = match request.command {
+        Ok(command) => dispatch(chat, conn, reference, command).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = done {
+        metrics::refused(refusal.code);
+        conn.send(&encode::error(reference, &refusal));
+    }
+}
+
+async fn dispatch(
+    chat: &Arc<Chat>,
+    conn: &Arc<Conn>,
+    reference: Option<&str>,
+    command: Command,
+) -> Result<(), Refusal> {
+    let who = &conn.identity;
+    match command {
+        Command::JoinConversation(it) => join::join(chat, conn, reference, &it).await,
+        Command::LeaveConversation(it) => {
+            join::leave(chat, conn, it.conversation_id).await;
+            conn.send(&encode::reply("left", reference, &Left { conversation_id: it.conversation_id }));
+            Ok(())
+        }
+        Command::SendMessage(it) => {
+            let ack = send::send(chat, who, it, Entrance::Socket).await?;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
+        Command::Typing(it) => typing::typing(chat, conn, &it).await,
+        Command::MarkRead(it) => {
+            let ack = mark_read::mark_read(chat, who, it.conversation_id, Some(it.seq)).await?;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
+        Command::EditMessage(it) => {
+            let ack = change::edit(chat, who, it).await?;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
+        Command::DeleteMessage(it) => {
+            let ack = change::delete(chat, who, it).await?;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
+        Command::RefreshToken(it) => {
+            let ack = refresh_token(chat, conn, &it)?;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Left {
+    conversation_id: partyline_shared::ids::ConversationId,
+}
+
+#[derive(Serialize)]
+struct Refreshed {
+    /// Seconds since 1970.
+    expires_at: i64,
+}
+
+fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
+    let renewed = chat.verifier.verify(&command.token)?;
+    if renewed.user_id != conn.identity.user_id {
+        return Err(Refusal::new(partyline_shared::wire::ErrorCode::Forbidden, "the token is another person's"));
+    }
+    conn.renew(renewed.expires_at);
+    Ok(Refreshed { expires_at: renewed.expires_at })
+}

@@ -1,0 +1,259 @@
+//! Joining a conversation: what the client lacks, then everything live, without a gap or a repeat between the two.
+
+use std::{collections::HashMap, sync::Arc};
+
+use partyline_shared::{
+    event::Participant,
+    ids::{ConversationId, Seq, UserId},
+    wire::{DEFAULT_PAGE, ErrorCode, JoinConversation, MAX_PAGE, Refusal},
+};
+use serde::Serialize;
+
+use super::typing;
+use crate::{
+    app::Chat,
+    authorise, encode,
+    encode::{Class, Frame},
+    history::{self, Range, resume},
+    log::Entry,
+    metrics::{self, ResumeSource},
+    room::{Glance, Room},
+    session::conn::Conn,
+};
+
+/// Bytes of events in one answer; the client asks on.
+const PAGE_BYTES: usize = 256 * 1_024;
+
+/// What goes before the live events.
+struct Page {
+    /// Events as a JSON list without its brackets.
+    json: Vec<u8>,
+    count: usize,
+    /// Everything up to here is in the page, or with the client already.
+    cursor: Seq,
+    has_older: bool,
+    full: bool,
+    source: ResumeSource,
+}
+
+impl Page {
+    fn new(cursor: Seq) -> Self {
+        Self { json: Vec::new(), count: 0, cursor, has_older: false, full: false, source: ResumeSource::Ring }
+    }
+
+    /// Adds an event; false if there is no room for it.
+    fn add(&mut self, seq: Seq, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.count >= MAX_PAGE as usize || self.json.len() > PAGE_BYTES {
+            self.full = true;
+            return false;
+        }
+        if self.count > 0 {
+            self.json.push(b',');
+        }
+        write(&mut self.json);
+        self.count += 1;
+        self.cursor = self.cursor.max(seq);
+        true
+    }
+}
+
+#[derive(Serialize)]
+struct Joined<'a> {
+    r#type: &'static str,
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+    conversation_id: ConversationId,
+    seq: Seq,
+    epoch: &'a str,
+    more: bool,
+    has_older: bool,
+    participants: &'a [Participant],
+    online: &'a [&'a UserId],
+    read_markers: &'a HashMap<UserId, Seq>,
+}
+
+/// Joins, and answers.
+///
+/// # Errors
+/// `not_found`, `forbidden`, `conflict` (too many joined), `unavailable`.
+pub async fn join(
+    chat: &Arc<Chat>,
+    conn: &Arc<Conn>,
+    reference: Option<&str>,
+    command: &JoinConversation,
+) -> Result<(), Refusal> {
+    let conversation = command.conversation_id;
+    let membership = chat.members.get(conversation).await?;
+    authorise::take_part(&conn.identity, &membership)?;
+    let joined = conn.side(|side| side.joined.iter().filter(|room| room.id != conversation).count());
+    if joined >= chat.config.limits.joined_max as usize {
+        return Err(Refusal::new(ErrorCode::Conflict, "too many conversations joined on this connection"));
+    }
+    let mut page = None;
+    loop {
+        let room = chat.rooms.open(conversation).await?;
+        // Read afresh when the room was opened, and kept up to date since.
+        authorise::take_part(&conn.identity, &room.membership())?;
+        let page = match &mut page {
+            Some(page) => page,
+            none => none.insert(first_page(chat, &room, command.after).await?),
+        };
+        if attach(chat, conn, reference, &room, page).await? {
+            if command.after.is_some() {
+                metrics::resumed(page.source, page.count);
+            }
+            return Ok(());
+        }
+    }
+}
+
+async fn first_page(chat: &Chat, room: &Room, after: Option<Seq>) -> Result<Page, Refusal> {
+    if let Some(after) = after {
+        return Ok(Page::new(after));
+    }
+    // Whatever comes after this head is added as events.
+    let head = room.head();
+    let mut page = Page::new(0);
+    let last = history::page(&chat.store, &chat.log, room.id, Range::Last, DEFAULT_PAGE).await?;
+    page.has_older = last.has_older;
+    for message in last.messages.iter().filter(|message| message.seq <= head) {
+        page.add(message.seq, |json| resume::write_message(message, json));
+    }
+    page.cursor = head;
+    Ok(page)
+}
+
+/// Adds what the room doesn't hold until the client can become a member.
+///
+/// # Returns
+/// Whether the client was answered; if not, the room was being closed.
+async fn attach(
+    chat: &Chat,
+    conn: &Arc<Conn>,
+    reference: Option<&str>,
+    room: &Arc<Room>,
+    page: &mut Page,
+) -> Result<bool, Refusal> {
+    let epoch = chat.log.epoch(room.id);
+    loop {
+        let membership = room.membership();
+        let markers = room.markers();
+        let online: Vec<_> =
+            membership.participants.iter().map(|it| &it.user_id).filter(|user| chat.presence.online(user)).collect();
+        let answer = |page: &Page, seq: Seq, live: &mut dyn Iterator<Item = (Seq, &Frame)>| {
+            let joined = Joined {
+                r#type: "joined",
+                reference,
+                conversation_id: room.id,
+                seq,
+                epoch: &epoch,
+                more: page.full,
+                has_older: page.has_older,
+                participants: &membership.participants,
+                online: &online,
+                read_markers: &markers,
+            };
+            finish(&joined, &page.json, live)
+        };
+        if page.full {
+            // The rest is asked for with `after`; until then nothing live, which would leave a gap.
+            room.leave(conn);
+            conn.side(|side| side.joined.retain(|it| it.id != room.id));
+            conn.send(&answer(page, page.cursor, &mut std::iter::empty()));
+            return Ok(true);
+        }
+        conn.side(|side| {
+            side.joined.retain(|it| it.id != room.id);
+            side.joined.push(room.clone());
+        });
+        match room.attach(conn, page.cursor, |live, head| answer(page, head, live)) {
+            Glance::Attached => {
+                if conn.is_gone() {
+                    room.leave(conn);
+                }
+                return Ok(true);
+            }
+            Glance::Closed => {
+                conn.side(|side| side.joined.retain(|it| it.id != room.id));
+                return Ok(false);
+            }
+            Glance::Behind { head } => catch_up(chat, room, page, head).await?,
+        }
+    }
+}
+
+/// Adds events from the log; from Postgres if the log no longer reaches back so far.
+async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Result<(), Refusal> {
+    let watermark = chat.log.watermark(room.id).await?;
+    if page.cursor + 1 < watermark.first && page.cursor < watermark.floor {
+        page.source = ResumeSource::Postgres;
+        let stored = resume::from_store(&chat.store, room.id, page.cursor, watermark.floor, MAX_PAGE).await?;
+        for event in &stored.events {
+            if !page.add(event.seq, |json| json.extend_from_slice(&event.json)) {
+                return Ok(());
+            }
+        }
+        page.full |= stored.more;
+        page.cursor = page.cursor.max(stored.reaches);
+        return Ok(());
+    }
+    if page.source == ResumeSource::Ring {
+        page.source = ResumeSource::Log;
+    }
+    let limit = MAX_PAGE as usize + 1 - page.count;
+    let entries: Vec<Entry> = chat.log.read_up_to(room.id, page.cursor, head, limit).await?;
+    for entry in &entries {
+        if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
+            return Ok(());
+        }
+    }
+    page.cursor = page.cursor.max(head);
+    Ok(())
+}
+
+fn finish(joined: &Joined<'_>, events: &[u8], live: &mut dyn Iterator<Item = (Seq, &Frame)>) -> Frame {
+    let mut json = match serde_json::to_vec(joined) {
+        Ok(json) => json,
+        Err(error) => {
+            tracing::error!(%error, "an answer has no JSON");
+            b"{\"type\":\"joined\"}".to_vec()
+        }
+    };
+    json.pop();
+    json.extend_from_slice(b",\"events\":[");
+    json.extend_from_slice(events);
+    let mut first = events.is_empty();
+    for (_, frame) in live {
+        if !first {
+            json.push(b',');
+        }
+        first = false;
+        json.extend_from_slice(frame.text());
+    }
+    json.extend_from_slice(b"]}");
+    Frame::json(&json, Class::Durable)
+}
+
+/// Leaves; nothing live comes any more.
+pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
+    let (room, typed) = conn.side(|side| {
+        let place = side.joined.iter().position(|room| room.id == conversation);
+        let typed = side.typing.take_if(|typing| typing.conversation_id == conversation);
+        (place.map(|place| side.joined.swap_remove(place)), typed)
+    });
+    if let Some(room) = room {
+        room.leave(conn);
+    }
+    if let Some(typed) = typed {
+        typing::end(chat, &conn.identity, typed).await;
+    }
+}
+
+/// Leaves everything, since the socket is gone.
+pub async fn leave_all(chat: &Chat, conn: &Conn) {
+    let (rooms, typed) = conn.side(|side| (std::mem::take(&mut side.joined), side.typing.take()));
+    rooms.iter().for_each(|room| room.leave(conn));
+    if let Some(typed) = typed {
+        typing::end(chat, &conn.identity, typed).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Sending a message: stored by JetStream before anybody hears of it, once however often it is sent.
+
+use std::sync::Arc;
+
+use partyline_shared::{
+    claims::Identity,
+    event::{Event, Message, MessageType, dedup_id},
+    ids::{ClientId, ConversationId, MessageId, Seq},
+    timestamp::Timestamp,
+    wire::{ErrorCode, Refusal, SendMessage},
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::sent::Sent;
+use crate::{
+    app::Chat,
+    authorise,
+    budget::Entrance,
+    encode, history,
+    inbox::{News, Reason},
+    log::Entry,
+    metrics, validate,
+};
+
+/// JetStream has the message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct SendAck {
+    pub conversation_id: ConversationId,
+    pub client_id: ClientId,
+    pub message_id: MessageId,
+    pub seq: Seq,
+    pub created_at: Timestamp,
+    /// The message had been sent before; this tells of the first one.
+    pub duplicate: bool,
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// `not_found`, `forbidden`, `invalid_content`, `invalid_metadata`, `bad_request` (`reply_to`), `rate_limited`;
+/// `unavailable`: perhaps stored, and a repeat with the same `client_id` finds out.
+pub async fn send(
+    chat: &Arc<Chat>,
+    who: &Identity,
+    command: SendMessage,
+    entrance: Entrance,
+) -> Result<SendAck, Refusal> {
+    let conversation_id = command.conversation_id;
+    let membership = chat.members.get(conversation_id).await?;
+    let permit = authorise::send(who, &membership)?;
+    let content = validate::content(&command.content)?;
+    let metadata = validate::metadata(command.metadata)?;
+    let message_type = command.message_type.unwrap_or_default();
+    if message_type == MessageType::System && !who.service {
+        return Err(Refusal::new(ErrorCode::Forbidden, "system messages are for services"));
+    }
+    let client_id = command.client_id;
+    if let Some(sent) = chat.sent.find(conversation_id, &who.user_id, client_id).await? {
+        return Ok(again(conversation_id, client_id, sent));
+    }
+    if let Some(seq) = command.reply_to {
+        let found = history::find(&chat.store, &chat.log, conversation_id, seq).await?;
+        found.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "reply_to names no message of this conversation"))?;
+    }
+    chat.budget.spend(&who.user_id, entrance).await?;
+
+    let message = Message {
+        conversation_id,
+        message_id: MessageId::generate(),
+        client_id,
+        sender_id: who.user_id.clone(),
+        sender_username: who.username.clone(),
+        sender_type: who.user_type,
+        content,
+        message_type,
+        metadata,
+        reply_to: command.reply_to,
+        created_at: Timestamp::now(),
+    };
+    let (message_id, created_at) = (message.message_id, message.created_at);
+    let event = Event::NewMessage(message);
+    let appended = chat.log.append(permit, &event, Some(dedup_id(conversation_id, &who.user_id, client_id))).await?;
+    if appended.duplicate {
+        let first = chat.sent.at(conversation_id, appended.seq).await?;
+        return Ok(again(conversation_id, client_id, first));
+    }
+    metrics::message_taken(false);
+
+    let (chat, by) = (chat.clone(), who.user_id.clone());
+    tokio::spawn(async move {
+        let news = News {
+            conversation_id,
+            reason: Reason::Message,
+            seq: appended.seq,
+            last_message: as_seen(&event, appended.seq),
+            by: Some(by),
+            users: Vec::new(),
+        };
+        chat.inbox.tell_participants(&membership, news).await;
+    });
+    Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
+}
+
+fn again(conversation_id: ConversationId, client_id: ClientId, first: Sent) -> SendAck {
+    metrics::message_taken(true);
+    SendAck {
+        conversation_id,
+        client_id,
+        message_id: first.message_id,
+        seq: first.seq,
+        created_at: first.created_at,
+        duplicate: true,
+    }
+}
+
+/// The message as members see it, for those who have not joined.
+fn as_seen(event: &Event, seq: Seq) -> Option<Box<RawValue>> {
+    let payload = serde_json::to_vec(event).ok()?.into();
+    let mut json = Vec::new();
+    encode::event_json(&Entry { seq, prev_seq: 0, payload }, &mut json);
+    RawValue::from_string(String::from_utf8(json).ok()?).ok()
+}

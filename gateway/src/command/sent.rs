@@ -1,0 +1,161 @@
+//! Whether a message was sent before. JetStream itself recognises repeats within its window; this finds the older ones:
+//! in Postgres, many look-ups in one query, and in the part of the log that Postgres lacks, if that is older than the
+//! window.
+
+use std::{sync::Arc, time::Duration};
+
+use partyline_shared::{
+    event::Event,
+    ids::{ClientId, ConversationId, MessageId, Seq, UserId},
+    timestamp::Timestamp,
+    wire::Refusal,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{clock, history, log::Log, store::Store};
+
+/// Look-ups in one query.
+const BATCH: usize = 500;
+/// How long Postgres may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Events of the log's tail in one read.
+const TAIL: usize = 500;
+
+/// A message that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub seq: Seq,
+    pub message_id: MessageId,
+    pub created_at: Timestamp,
+}
+
+type Key = (ConversationId, UserId, ClientId);
+type Answer = Result<Option<Sent>, PostgresAway>;
+
+#[derive(Clone, Copy, Debug)]
+struct PostgresAway;
+
+/// Finds messages by their sender's own names.
+pub struct SentMessages {
+    store: Arc<Store>,
+    log: Arc<Log>,
+    /// JetStream's own window.
+    window: Duration,
+    asked: mpsc::UnboundedSender<(Key, oneshot::Sender<Answer>)>,
+}
+
+impl SentMessages {
+    #[must_use]
+    pub fn start(store: Arc<Store>, log: Arc<Log>, window: Duration) -> Self {
+        let (asked, to_find) = mpsc::unbounded_channel();
+        tokio::spawn(look_up(store.clone(), to_find));
+        Self { store, log, window, asked }
+    }
+
+    /// The first message of this name, if JetStream's window may have passed it by.
+    ///
+    /// # Errors
+    /// `unavailable` if the name is too old to be judged while Postgres is away.
+    pub async fn find(
+        &self,
+        conversation: ConversationId,
+        sender: &UserId,
+        client_id: ClientId,
+    ) -> Result<Option<Sent>, Refusal> {
+        // Before Postgres is asked, so that nothing slips from the tail into Postgres unseen.
+        let watermark = self.log.watermark(conversation).await?;
+        let (reply, answer) = oneshot::channel();
+        let asked = self.asked.send(((conversation, sender.clone(), client_id), reply));
+        let answer = match asked {
+            Ok(()) => answer.await.unwrap_or(Err(PostgresAway)),
+            Err(_) => Err(PostgresAway),
+        };
+        match answer {
+            Ok(Some(sent)) => return Ok(Some(sent)),
+            Ok(None) => {}
+            Err(PostgresAway) if self.may_be_old(client_id) => return Err(Refusal::unavailable("the database")),
+            Err(PostgresAway) => {}
+        }
+        // Half the window is left for this very request.
+        if watermark.lag.is_some_and(|lag| lag < self.window / 2) {
+            return Ok(None);
+        }
+        self.search(conversation, watermark.floor, sender, client_id).await
+    }
+
+    /// Whether a name tells that it was made before JetStream's window: version 7 carries its time. A name without a
+    /// time is taken for fresh while Postgres is away, so that chat goes on.
+    fn may_be_old(&self, client_id: ClientId) -> bool {
+        client_id.0.get_timestamp().filter(|_| client_id.0.get_version_num() == 7).is_some_and(|made| {
+            let age = clock::unix_seconds() - i64::try_from(made.to_unix().0).unwrap_or(i64::MAX);
+            age > i64::try_from(self.window.as_secs() / 2).unwrap_or(i64::MAX)
+        })
+    }
+
+    async fn search(
+        &self,
+        conversation: ConversationId,
+        mut after: Seq,
+        sender: &UserId,
+        client_id: ClientId,
+    ) -> Result<Option<Sent>, Refusal> {
+        loop {
+            let entries = self.log.read_after(conversation, after, TAIL).await?;
+            for entry in &entries {
+                if let Ok(Event::NewMessage(message)) = Event::from_json(&entry.payload)
+                    && message.client_id == client_id
+                    && message.sender_id == *sender
+                {
+                    return Ok(Some(Sent {
+                        seq: entry.seq,
+                        message_id: message.message_id,
+                        created_at: message.created_at,
+                    }));
+                }
+            }
+            match entries.last() {
+                Some(last) if entries.len() == TAIL => after = last.seq,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The message at a place that JetStream named.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Sent, Refusal> {
+        let found = history::find(&self.store, &self.log, conversation, seq).await?;
+        let found = found.ok_or_else(|| Refusal::unavailable("the log"))?;
+        Ok(Sent { seq, message_id: found.message.message_id, created_at: found.message.created_at })
+    }
+}
+
+/// Answers look-ups, all that wait in one query.
+async fn look_up(store: Arc<Store>, mut asked: mpsc::UnboundedReceiver<(Key, oneshot::Sender<Answer>)>) {
+    let mut batch = Vec::new();
+    while asked.recv_many(&mut batch, BATCH).await > 0 {
+        let (keys, replies): (Vec<Key>, Vec<_>) = batch.drain(..).unzip();
+        let store = store.clone();
+        // Not awaited: one slow answer must not make the next wait.
+        tokio::spawn(async move {
+            let found = tokio::time::timeout(PATIENCE, store.find_sent(&keys)).await;
+            let answers: Vec<Answer> = match found {
+                Ok(Ok(found)) => found
+                    .into_iter()
+                    .map(|it| {
+                        Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at }))
+                    })
+                    .collect(),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "sent messages not looked up");
+                    vec![Err(PostgresAway); keys.len()]
+                }
+                Err(_) => vec![Err(PostgresAway); keys.len()],
+            };
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(answer);
+            }
+        });
+    }
+}

@@ -1,0 +1,83 @@
+//! Typing: passed on at most once a second, ended after five, stored never.
+
+use std::sync::Arc;
+
+use partyline_shared::{
+    claims::Identity,
+    ids::ConversationId,
+    subjects,
+    wire::{Refusal, Typing},
+};
+use serde::Serialize;
+
+use crate::{
+    app::Chat,
+    authorise, clock,
+    session::conn::{self, Conn},
+};
+
+/// Between two that are passed on, in milliseconds.
+const INTERVAL: u64 = 1_000;
+/// When it ends by itself, in milliseconds.
+const LASTS: u64 = 5_000;
+
+/// Passes on that somebody types, or no longer does.
+///
+/// # Errors
+/// `not_found`, `forbidden`, `unavailable`.
+pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Result<(), Refusal> {
+    let conversation_id = command.conversation_id;
+    let membership = chat.members.get(conversation_id).await?;
+    authorise::take_part(&conn.identity, &membership)?;
+    let now = clock::millis();
+    let (ended, pass_on) = conn.side(|side| match side.typing {
+        Some(typing) if typing.conversation_id == conversation_id => {
+            let due = now >= typing.passed_on + INTERVAL;
+            let passed_on = if due { now } else { typing.passed_on };
+            side.typing = command
+                .is_typing
+                .then_some(conn::Typing { conversation_id, passed_on, ends: now + LASTS });
+            (None, !command.is_typing || due)
+        }
+        other if command.is_typing => {
+            side.typing = Some(conn::Typing { conversation_id, passed_on: now, ends: now + LASTS });
+            (other, true)
+        }
+        _ => (None, false),
+    });
+    if let Some(ended) = ended {
+        publish(chat, &conn.identity, ended.conversation_id, false).await?;
+    }
+    if pass_on {
+        publish(chat, &conn.identity, conversation_id, command.is_typing).await?;
+    }
+    Ok(())
+}
+
+/// Ends what a connection was typing, because it went or fell silent.
+pub async fn end(chat: &Chat, who: &Identity, typing: conn::Typing) {
+    if let Err(refusal) = publish(chat, who, typing.conversation_id, false).await {
+        tracing::debug!(%refusal, "end of typing not told");
+    }
+}
+
+async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, is_typing: bool) -> Result<(), Refusal> {
+    #[derive(Serialize)]
+    struct Frame<'a> {
+        r#type: &'static str,
+        conversation_id: ConversationId,
+        user_id: &'a str,
+        username: &'a str,
+        is_typing: bool,
+    }
+    let frame = Frame {
+        r#type: "typing",
+        conversation_id,
+        user_id: who.user_id.as_str(),
+        username: &who.username,
+        is_typing,
+    };
+    let payload = serde_json::to_vec(&frame).map_err(|_| Refusal::unavailable("the gateway"))?;
+    let sent = chat.client.publish(subjects::live_typing(conversation_id), payload.into()).await;
+    sent.map_err(|_| Refusal::unavailable("the log"))
+}

@@ -1,0 +1,218 @@
+//! `conversation_updated`, for people who have not joined: told to the nodes where they are, which tell their sockets.
+//! Presence knows the nodes, so nobody subscribes per user, and people who are offline cost nothing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_nats::Client;
+use futures_util::StreamExt;
+use partyline_shared::{
+    ids::{ConversationId, Seq, UserId},
+    subjects,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authorise::Membership,
+    encode::{Class, Frame},
+    presence::Presence,
+    session::registry::Registry,
+    store::Store,
+};
+
+/// How long news of a conversation is gathered, so that a burst counts unread messages once.
+const GATHER: Duration = Duration::from_millis(60);
+
+/// Why a conversation is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    Message,
+    Read,
+    Added,
+    Removed,
+}
+
+/// News of a conversation, for people who have not joined it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct News {
+    pub conversation_id: ConversationId,
+    pub reason: Reason,
+    pub seq: Seq,
+    /// The message, for [`Reason::Message`].
+    pub last_message: Option<Box<RawValue>>,
+    /// Whose message, marker or doing it is.
+    pub by: Option<UserId>,
+    pub users: Vec<UserId>,
+}
+
+/// Tells, and listens.
+pub struct Inbox {
+    node: Arc<str>,
+    client: Client,
+    presence: Arc<Presence>,
+    registry: Arc<Registry>,
+    store: Arc<Store>,
+    arrived: mpsc::UnboundedSender<News>,
+}
+
+impl Inbox {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// If NATS takes no subscription.
+    pub async fn start(
+        node: Arc<str>,
+        client: Client,
+        presence: Arc<Presence>,
+        registry: Arc<Registry>,
+        store: Arc<Store>,
+        end: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (arrived, to_tell) = mpsc::unbounded_channel();
+        let inbox = Arc::new(Self { node, client, presence, registry, store, arrived });
+        let news = inbox.client.subscribe(subjects::node_inbox(&inbox.node)).await?;
+        for task in [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))] {
+            let end = end.clone();
+            tokio::spawn(async move {
+                end.cancelled().await;
+                task.abort();
+            });
+        }
+        Ok(inbox)
+    }
+
+    /// Tells a conversation's participants.
+    pub async fn tell_participants(&self, membership: &Membership, news: News) {
+        let others = membership.participants.iter().map(|it| &it.user_id);
+        // The sender's other devices want to know as well.
+        self.tell(News { users: others.cloned().collect(), ..news }).await;
+    }
+
+    /// Tells `news.users`, wherever they are.
+    pub async fn tell(&self, news: News) {
+        let mut by_node: HashMap<Arc<str>, Vec<UserId>> = HashMap::new();
+        for user in &news.users {
+            for node in self.presence.nodes_of(user) {
+                by_node.entry(node).or_default().push(user.clone());
+            }
+            if self.registry.has(user) {
+                // Presence may not have come round yet.
+                let here = by_node.entry(self.node.clone()).or_default();
+                if here.last() != Some(user) {
+                    here.push(user.clone());
+                }
+            }
+        }
+        for (node, users) in by_node {
+            let news = News { users, ..news.clone() };
+            if node == self.node {
+                let _ = self.arrived.send(news);
+            } else if let Ok(payload) = serde_json::to_vec(&news)
+                && let Err(error) = self.client.publish(subjects::node_inbox(&node), payload.into()).await
+            {
+                tracing::debug!(%error, "news not told");
+            }
+        }
+    }
+
+    async fn listen(self: Arc<Self>, mut news: async_nats::Subscriber) {
+        while let Some(message) = news.next().await {
+            match serde_json::from_slice::<News>(&message.payload) {
+                Ok(news) => {
+                    let _ = self.arrived.send(news);
+                }
+                Err(error) => tracing::warn!(%error, "news that is none"),
+            }
+        }
+    }
+
+    /// Gathers news for a moment, counts what is unread in one query, and tells the sockets.
+    async fn deliver(self: Arc<Self>, mut arrived: mpsc::UnboundedReceiver<News>) {
+        while let Some(first) = arrived.recv().await {
+            let mut latest: HashMap<(UserId, ConversationId), Gathered> = HashMap::new();
+            self.gather(first, &mut latest);
+            let until = tokio::time::Instant::now() + GATHER;
+            while let Ok(Some(news)) = tokio::time::timeout_at(until, arrived.recv()).await {
+                self.gather(news, &mut latest);
+            }
+            if !latest.is_empty() {
+                self.tell_sockets(latest).await;
+            }
+        }
+    }
+
+    fn gather(&self, news: News, latest: &mut HashMap<(UserId, ConversationId), Gathered>) {
+        let News { users, .. } = &news;
+        let bare = News { users: Vec::new(), ..news.clone() };
+        for user in users {
+            // Whoever has joined on every socket gets the event itself.
+            if self.registry.of(user).iter().all(|conn| conn.has_joined(news.conversation_id)) {
+                continue;
+            }
+            let gathered = latest.entry((user.clone(), news.conversation_id)).or_default();
+            if news.reason == Reason::Message && news.by.as_ref() != Some(user) {
+                gathered.messages.insert(news.seq);
+            }
+            if gathered.news.as_ref().is_none_or(|held| held.seq <= bare.seq) {
+                gathered.news = Some(bare.clone());
+            }
+        }
+    }
+
+    async fn tell_sockets(&self, latest: HashMap<(UserId, ConversationId), Gathered>) {
+        let keys: Vec<_> = latest.keys().cloned().collect();
+        // With Postgres away the badge waits; the news doesn't.
+        let counts: HashMap<_, _> = match self.store.unread(&keys).await {
+            Ok(unread) => unread.into_iter().map(|it| ((it.user_id.clone(), it.conversation_id), it)).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "unread messages not counted");
+                HashMap::new()
+            }
+        };
+        for (key, gathered) in latest {
+            let Some(news) = gathered.news else { continue };
+            let unread_count = counts.get(&key).map(|it| {
+                // Messages that Postgres doesn't hold yet.
+                let newer = gathered.messages.iter().filter(|seq| **seq > it.last_message_seq.max(it.last_read_seq));
+                it.count + newer.count() as u64
+            });
+            #[derive(Serialize)]
+            struct ConversationUpdated<'a> {
+                r#type: &'static str,
+                conversation_id: ConversationId,
+                reason: Reason,
+                last_message: Option<&'a RawValue>,
+                unread_count: Option<u64>,
+            }
+            let frame = Frame::of(
+                &ConversationUpdated {
+                    r#type: "conversation_updated",
+                    conversation_id: news.conversation_id,
+                    reason: news.reason,
+                    last_message: news.last_message.as_deref(),
+                    unread_count,
+                },
+                Class::Durable,
+            );
+            for conn in self.registry.of(&key.0) {
+                if !conn.has_joined(news.conversation_id) {
+                    conn.send(&frame);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Gathered {
+    news: Option<News>,
+    /// Others' messages among the news.
+    messages: HashSet<Seq>,
+}

@@ -1,0 +1,324 @@
+//! Who is connected where, over all nodes: a key a user and node in a bucket, written only when somebody comes or goes;
+//! a lease a node, so that the people of a dead node are dropped. Every node holds the whole map.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::kv::{Operation, Store as Bucket};
+use futures_util::{StreamExt, future::join_all};
+use parking_lot::{Mutex, RwLock};
+use partyline_shared::{
+    ids::UserId,
+    settings::NatsSettings,
+    streams::{self, LEASE, LEASE_RENEWAL},
+    subjects,
+    timestamp::Timestamp,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{log::Log, session::registry::Registry};
+
+/// Keys written at once.
+const WRITES: usize = 256;
+
+/// Somebody came online or went.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub user_id: UserId,
+    pub online: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The nodes on which a user is connected.
+    users: HashMap<UserId, Vec<Arc<str>>>,
+    /// When each node's lease was last seen.
+    nodes: HashMap<Arc<str>, Instant>,
+}
+
+/// Presence, as this node sees it.
+pub struct Presence {
+    node: Arc<str>,
+    settings: NatsSettings,
+    log: Arc<Log>,
+    registry: Arc<Registry>,
+    state: RwLock<State>,
+    buckets: Mutex<(Bucket, Bucket)>,
+    /// Users whose key may have to change.
+    dirty: mpsc::UnboundedSender<UserId>,
+    changes: mpsc::UnboundedSender<Change>,
+}
+
+impl Presence {
+    /// Opens the buckets, begins to watch, to write and to renew the lease.
+    ///
+    /// # Errors
+    /// If JetStream can't be reached.
+    pub async fn start(
+        node: Arc<str>,
+        settings: &NatsSettings,
+        log: Arc<Log>,
+        registry: Arc<Registry>,
+        changes: mpsc::UnboundedSender<Change>,
+        end: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        let buckets = streams::ensure_presence(log.jetstream(), settings).await?;
+        let (dirty, to_write) = mpsc::unbounded_channel();
+        let presence = Arc::new(Self {
+            node,
+            settings: settings.clone(),
+            log,
+            registry,
+            state: RwLock::default(),
+            buckets: Mutex::new(buckets),
+            dirty,
+            changes,
+        });
+        presence.renew_lease().await?;
+        presence.see_node(&presence.node.clone());
+        for task in [
+            tokio::spawn(presence.clone().watch(false)),
+            tokio::spawn(presence.clone().watch(true)),
+            tokio::spawn(presence.clone().write(to_write)),
+            tokio::spawn(presence.clone().keep_lease()),
+        ] {
+            let end = end.clone();
+            tokio::spawn(async move {
+                end.cancelled().await;
+                task.abort();
+            });
+        }
+        Ok(presence)
+    }
+
+    /// Whether a user is connected anywhere.
+    #[must_use]
+    pub fn online(&self, user: &UserId) -> bool {
+        self.registry.has(user) || self.state.read().users.contains_key(user)
+    }
+
+    /// The nodes on which a user is connected.
+    #[must_use]
+    pub fn nodes_of(&self, user: &UserId) -> Vec<Arc<str>> {
+        self.state.read().users.get(user).cloned().unwrap_or_default()
+    }
+
+    /// All live nodes, this one included.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<str>> {
+        self.state.read().nodes.keys().cloned().collect()
+    }
+
+    /// A user's first connection here came or the last one went.
+    pub fn touch(&self, user: &UserId) {
+        // The receiver lives as long as the process.
+        let _ = self.dirty.send(user.clone());
+    }
+
+    /// After a reconnection the buckets, which live in memory, may be empty: write everybody again.
+    pub async fn announce_all(&self) {
+        match streams::ensure_presence(self.log.jetstream(), &self.settings).await {
+            Ok(buckets) => *self.buckets.lock() = buckets,
+            Err(error) => tracing::warn!(%error, "presence buckets not found"),
+        }
+        if let Err(error) = self.renew_lease().await {
+            tracing::warn!(%error, "lease not renewed");
+        }
+        self.registry.users().iter().for_each(|user| self.touch(user));
+    }
+
+    /// This node leaves: its people are gone from here, its lease ends.
+    pub async fn withdraw(&self) {
+        let nodes = self.buckets.lock().1.clone();
+        if let Err(error) = nodes.delete(&*self.node).await {
+            tracing::debug!(%error, "lease not given up");
+        }
+        self.purge(&self.node).await;
+    }
+
+    async fn renew_lease(&self) -> anyhow::Result<()> {
+        let nodes = self.buckets.lock().1.clone();
+        nodes.put(&*self.node, "1".into()).await?;
+        Ok(())
+    }
+
+    /// Renews the lease; drops the people of nodes whose lease ran out.
+    async fn keep_lease(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(LEASE_RENEWAL);
+        loop {
+            tick.tick().await;
+            match self.renew_lease().await {
+                // While NATS is away nobody's lease is heard, which says nothing about them.
+                Err(error) => {
+                    tracing::warn!(%error, "lease not renewed");
+                    self.state.write().nodes.values_mut().for_each(|seen| *seen = Instant::now());
+                }
+                Ok(()) => self.drop_dead_nodes().await,
+            }
+        }
+    }
+
+    async fn drop_dead_nodes(&self) {
+        let dead: Vec<Arc<str>> = {
+            let state = self.state.read();
+            let late = |seen: &Instant| seen.elapsed() > LEASE + LEASE_RENEWAL;
+            state.nodes.iter().filter(|(node, seen)| **node != self.node && late(seen)).map(|(n, _)| n.clone()).collect()
+        };
+        for node in dead {
+            tracing::warn!(%node, "a node's lease ran out");
+            let gone = self.forget_node(&node);
+            // One of the living tidies up, the others need not.
+            if self.nodes().iter().min() == Some(&self.node) {
+                self.purge(&node).await;
+                for user in &gone {
+                    self.log.note_seen(user, Timestamp::now()).await;
+                }
+            }
+        }
+    }
+
+    async fn purge(&self, node: &str) {
+        let stream = self.buckets.lock().0.stream.clone();
+        if let Err(error) = stream.purge().filter(subjects::presence_of_node(node)).await {
+            tracing::debug!(%error, node, "presence keys not purged");
+        }
+    }
+
+    /// Writes keys, many at once, each user's in order.
+    async fn write(self: Arc<Self>, mut dirty: mpsc::UnboundedReceiver<UserId>) {
+        let mut announced: HashSet<UserId> = HashSet::new();
+        let mut batch = Vec::new();
+        while dirty.recv_many(&mut batch, WRITES).await > 0 {
+            let users: HashSet<UserId> = batch.drain(..).collect();
+            let bucket = self.buckets.lock().0.clone();
+            let written = join_all(users.into_iter().map(|user| {
+                let (bucket, here) = (bucket.clone(), self.registry.has(&user));
+                let key = subjects::presence_key(&self.node, &user);
+                async move {
+                    let done = if here {
+                        bucket.put(&key, "1".into()).await.map(|_| ()).map_err(|error| error.to_string())
+                    } else {
+                        bucket.delete(&key).await.map_err(|error| error.to_string())
+                    };
+                    (user, here, done)
+                }
+            }))
+            .await;
+            for (user, here, done) in written {
+                if let Err(error) = done {
+                    // A reconnection announces everybody again.
+                    tracing::debug!(error, "presence not written");
+                }
+                if here {
+                    announced.insert(user);
+                } else if announced.remove(&user) {
+                    self.log.note_seen(&user, Timestamp::now()).await;
+                }
+            }
+        }
+    }
+
+    /// Follows a bucket, from its present content on, for ever.
+    async fn watch(self: Arc<Self>, leases: bool) {
+        loop {
+            let bucket = {
+                let buckets = self.buckets.lock();
+                if leases { buckets.1.clone() } else { buckets.0.clone() }
+            };
+            match bucket.watch_with_history(">").await {
+                Ok(mut entries) => {
+                    while let Some(entry) = entries.next().await {
+                        match entry {
+                            Ok(entry) if leases && entry.operation == Operation::Put => self.see_node(&entry.key),
+                            Ok(entry) if leases => {
+                                self.forget_node(&entry.key);
+                            }
+                            Ok(entry) => self.see_user(&entry.key, entry.operation == Operation::Put),
+                            Err(error) => {
+                                tracing::debug!(%error, "presence watch broke");
+                                break;
+                            }
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "presence not watched"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn see_node(&self, node: &str) {
+        self.state.write().nodes.insert(node.into(), Instant::now());
+    }
+
+    fn see_user(&self, key: &str, here: bool) {
+        let Some((node, user)) = subjects::parse_presence_key(key) else { return };
+        let change = {
+            let mut state = self.state.write();
+            let node = match state.nodes.get_key_value(node) {
+                Some((known, _)) => known.clone(),
+                None => {
+                    // Its lease comes, or it is dead and will be dropped.
+                    let node: Arc<str> = node.into();
+                    state.nodes.insert(node.clone(), Instant::now());
+                    node
+                }
+            };
+            if here { state.add(&user, node) } else { state.remove(&user, &node) }
+        };
+        if change {
+            self.tell(user, here);
+        }
+    }
+
+    fn tell(&self, user_id: UserId, online: bool) {
+        let _ = self.changes.send(Change { user_id, online });
+    }
+
+    /// Drops a node and its people.
+    ///
+    /// # Returns
+    /// Those who are online nowhere now.
+    fn forget_node(&self, node: &str) -> Vec<UserId> {
+        let gone: Vec<UserId> = {
+            let mut state = self.state.write();
+            state.nodes.remove(node);
+            let here: Vec<UserId> = state
+                .users
+                .iter()
+                .filter(|(_, nodes)| nodes.iter().any(|it| **it == *node))
+                .map(|(user, _)| user.clone())
+                .collect();
+            here.into_iter().filter(|user| state.remove(user, node)).collect()
+        };
+        gone.iter().for_each(|user| self.tell(user.clone(), false));
+        gone
+    }
+}
+
+impl State {
+    /// Whether the user came online by this.
+    fn add(&mut self, user: &UserId, node: Arc<str>) -> bool {
+        let nodes = self.users.entry(user.clone()).or_default();
+        let first = nodes.is_empty();
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+        first
+    }
+
+    /// Whether the user went offline by this.
+    fn remove(&mut self, user: &UserId, node: &str) -> bool {
+        let Some(nodes) = self.users.get_mut(user) else { return false };
+        nodes.retain(|it| **it != *node);
+        let last = nodes.is_empty();
+        if last {
+            self.users.remove(user);
+        }
+        last
+    }
+}

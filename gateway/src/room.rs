@@ -1,0 +1,263 @@
+//! A conversation that is live on this node: one NATS subscription, however many members; one task that delivers in
+//! order and fills every gap from the log before it goes on.
+
+pub mod directory;
+pub mod feed;
+pub mod timeline;
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use partyline_shared::{
+    ids::{ConversationId, Seq, UserId},
+    wire::CloseCode,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authorise::Membership,
+    clock,
+    encode::Frame,
+    metrics::RoomGuard,
+    session::conn::Conn,
+};
+use timeline::{Place, Timeline};
+
+/// Members who are written to by one task; more members are shared out.
+const FAN_OUT_CHUNK: usize = 256;
+
+/// A conversation that is live on this node.
+#[derive(Debug)]
+pub struct Room {
+    pub id: ConversationId,
+    state: Mutex<State>,
+    membership: ArcSwap<Membership>,
+    /// Asks the room's task to compare its head with the log's.
+    audit: Notify,
+    end: CancellationToken,
+    _guard: RoomGuard,
+}
+
+#[derive(Debug)]
+struct State {
+    timeline: Timeline,
+    /// Shared with deliveries in flight; cloned only if it changes during one.
+    members: Arc<Vec<Arc<Conn>>>,
+    /// Read markers that moved since the membership was read, or are newer than it.
+    markers: HashMap<UserId, Seq>,
+    /// Node seconds since when nobody is here.
+    empty_since: Option<u32>,
+    closed: bool,
+}
+
+/// What a look at a live room gives a joining client.
+#[derive(Debug)]
+pub enum Glance {
+    /// The room is being closed: open it again.
+    Closed,
+    /// The events after the asked place are not all held; the log is known to reach `head`.
+    Behind { head: Seq },
+    /// The client is a member now and its frame is on the way.
+    Attached,
+}
+
+impl Room {
+    fn new(id: ConversationId, head: Seq, membership: Arc<Membership>, markers: HashMap<UserId, Seq>) -> Self {
+        Self {
+            id,
+            state: Mutex::new(State {
+                timeline: Timeline::new(head),
+                members: Arc::default(),
+                markers,
+                empty_since: Some(clock::seconds()),
+                closed: false,
+            }),
+            membership: ArcSwap::new(membership),
+            audit: Notify::new(),
+            end: CancellationToken::new(),
+            _guard: RoomGuard::open(),
+        }
+    }
+
+    /// Who takes part.
+    #[must_use]
+    pub fn membership(&self) -> Arc<Membership> {
+        self.membership.load_full()
+    }
+
+    /// The newest event that this node has delivered.
+    #[must_use]
+    pub fn head(&self) -> Seq {
+        self.state.lock().timeline.head()
+    }
+
+    /// Makes a client a member at a place, in one step: `reply` gets the frames after `after` and the head, and what
+    /// it makes is the first thing that the client gets; everything later follows live.
+    pub fn attach(
+        &self,
+        conn: &Arc<Conn>,
+        after: Seq,
+        reply: impl FnOnce(&mut dyn Iterator<Item = (Seq, &Frame)>, Seq) -> Frame,
+    ) -> Glance {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.closed {
+            return Glance::Closed;
+        }
+        let head = state.timeline.head();
+        let Some(mut events) = state.timeline.after(after) else { return Glance::Behind { head } };
+        let frame = reply(&mut events, head);
+        drop(events);
+        if !state.members.iter().any(|member| member.id == conn.id) {
+            Arc::make_mut(&mut state.members).push(conn.clone());
+        }
+        state.empty_since = None;
+        conn.send(&frame);
+        Glance::Attached
+    }
+
+    /// Takes a client out.
+    pub fn leave(&self, conn: &Conn) {
+        let mut state = self.state.lock();
+        if let Some(place) = state.members.iter().position(|member| member.id == conn.id) {
+            Arc::make_mut(&mut state.members).swap_remove(place);
+        }
+        if state.members.is_empty() {
+            state.empty_since = Some(clock::seconds());
+        }
+    }
+
+    /// Whether somebody of this user is a member.
+    #[must_use]
+    pub fn has(&self, user: &UserId) -> bool {
+        self.members().iter().any(|member| member.identity.user_id == *user)
+    }
+
+    fn members(&self) -> Arc<Vec<Arc<Conn>>> {
+        self.state.lock().members.clone()
+    }
+
+    /// Read markers, the newest known.
+    #[must_use]
+    pub fn markers(&self) -> HashMap<UserId, Seq> {
+        let newer = self.state.lock().markers.clone();
+        let mut markers: HashMap<_, _> =
+            self.membership.load().participants.iter().map(|it| (it.user_id.clone(), it.last_read_seq)).collect();
+        for (user, seq) in newer {
+            if let Some(marker) = markers.get_mut(&user) {
+                *marker = seq.max(*marker);
+            }
+        }
+        markers
+    }
+
+    /// A participant's read marker.
+    #[must_use]
+    pub fn marker(&self, user: &UserId) -> Seq {
+        let stored = self.membership.load().participant(user).map_or(0, |it| it.last_read_seq);
+        self.state.lock().markers.get(user).copied().unwrap_or(0).max(stored)
+    }
+
+    fn note_read(&self, user: UserId, seq: Seq) {
+        let mut state = self.state.lock();
+        let marker = state.markers.entry(user).or_default();
+        *marker = seq.max(*marker);
+    }
+
+    /// Takes events into the timeline up to the first gap.
+    ///
+    /// # Returns
+    /// How many of `events` were dealt with, the frames to deliver, and the members they go to.
+    fn take(&self, events: &[(Seq, Seq, Frame)]) -> (usize, Vec<Frame>, Arc<Vec<Arc<Conn>>>) {
+        let now = clock::millis();
+        let mut state = self.state.lock();
+        let mut frames = Vec::with_capacity(events.len());
+        let mut dealt = 0;
+        for (seq, prev_seq, frame) in events {
+            match state.timeline.place(*seq, *prev_seq) {
+                Place::Known => {}
+                Place::Gap => break,
+                Place::Next => {
+                    state.timeline.push(*seq, frame.clone(), now);
+                    frames.push(frame.clone());
+                }
+            }
+            dealt += 1;
+        }
+        (dealt, frames, state.members.clone())
+    }
+
+    /// Sends an ephemeral frame to members but those of one user.
+    pub fn broadcast(&self, frame: &Frame, but: &UserId) {
+        for member in self.members().iter().filter(|member| member.identity.user_id != *but) {
+            member.send(frame);
+        }
+    }
+
+    /// The participants changed: those who no longer belong stop receiving now.
+    pub fn set_membership(&self, membership: Arc<Membership>) {
+        self.membership.store(membership.clone());
+        let strangers: Vec<_> = self
+            .members()
+            .iter()
+            .filter(|member| membership.participant(&member.identity.user_id).is_none())
+            .cloned()
+            .collect();
+        for conn in strangers {
+            self.leave(&conn);
+            conn.side(|side| side.joined.retain(|room| room.id != self.id));
+        }
+    }
+
+    /// Asks the room's task to compare its head with the log's.
+    pub fn audit(&self) {
+        self.audit.notify_one();
+    }
+
+    /// Ages the ring; closes the room if nobody was here for `grace` seconds.
+    ///
+    /// # Returns
+    /// Whether it is closed now.
+    fn sweep(&self, grace: u32) -> bool {
+        let mut state = self.state.lock();
+        state.timeline.trim(clock::millis());
+        if state.empty_since.is_some_and(|since| clock::seconds().saturating_sub(since) >= grace) {
+            state.closed = true;
+            self.end.cancel();
+        }
+        state.closed
+    }
+
+    /// The log was begun again: nothing that is held counts. Everybody comes back and joins anew.
+    fn abandon(&self) {
+        let members = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.members.clone()
+        };
+        self.end.cancel();
+        for member in members.iter() {
+            member.ask_to_close(CloseCode::LogRestarted, Some(200));
+        }
+    }
+}
+
+/// Writes frames to members, large rooms by several tasks. All is handed over when it returns, so order holds.
+async fn fan_out(members: Arc<Vec<Arc<Conn>>>, frames: Vec<Frame>) {
+    if members.len() <= FAN_OUT_CHUNK {
+        members.iter().for_each(|member| member.send_all(&frames));
+        return;
+    }
+    let frames = Arc::new(frames);
+    let mut tasks = tokio::task::JoinSet::new();
+    for start in (0..members.len()).step_by(FAN_OUT_CHUNK) {
+        let (members, frames) = (members.clone(), frames.clone());
+        tasks.spawn(async move {
+            let end = (start + FAN_OUT_CHUNK).min(members.len());
+            members[start..end].iter().for_each(|member| member.send_all(&frames));
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,221 @@
+//! The life of a gateway: it listens, serves, and leaves politely.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use partyline_shared::{
+    admin::{self, Latch, Readiness},
+    wire::CloseCode,
+};
+use rand::{RngExt, seq::SliceRandom};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{app::Chat, config::Config, http, session::sweep};
+
+/// Waiting connections in the kernel: a balancer may send a storm.
+const BACKLOG: u32 = 16_384;
+/// How long HTTP requests may take to finish at the end.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+/// Sockets are told to come back after at most this many milliseconds, each after its own.
+const SPREAD_MILLIS: u64 = 3_000;
+
+/// A gateway that listens.
+pub struct Gateway {
+    pub chat: Arc<Chat>,
+    pub readiness: Readiness,
+    /// Down once the gateway begins to leave.
+    staying: Latch,
+    draining: AtomicBool,
+}
+
+/// A gateway's sockets, bound and not yet served; tests ask it for its ports.
+pub struct Bound {
+    gateway: Arc<Gateway>,
+    http: TcpListener,
+    admin: TcpListener,
+    metrics: PrometheusHandle,
+    /// Ends the background tasks, after the drain.
+    end: CancellationToken,
+}
+
+impl Gateway {
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// Connects to everything and binds both ports.
+///
+/// # Errors
+/// If something is wrong that waiting won't mend: a port that is taken, keys that can't be read.
+pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Bound> {
+    let http = listen(config.http_addr)?;
+    let admin = listen(config.admin_addr)?;
+    let end = CancellationToken::new();
+    let chat = Chat::start(config, end.clone()).await?;
+    let staying = Latch::default();
+    staying.set(true);
+    let readiness = Readiness::new(vec![("nats", chat.nats_up.clone()), ("staying", staying.clone())]);
+    let gateway = Arc::new(Gateway { chat, readiness, staying, draining: AtomicBool::new(false) });
+    Ok(Bound { gateway, http, admin, metrics, end })
+}
+
+fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr).map_err(|error| anyhow::anyhow!("{addr}: {error}"))?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
+impl Bound {
+    /// # Errors
+    /// If the socket is gone.
+    pub fn http_addr(&self) -> std::io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// # Errors
+    /// If the socket is gone.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    #[must_use]
+    pub fn chat(&self) -> &Arc<Chat> {
+        &self.gateway.chat
+    }
+
+    /// Serves until `shutdown`, then drains.
+    ///
+    /// # Errors
+    /// If the admin listener breaks.
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { gateway, http, admin, metrics, end } = self;
+        let admin = tokio::spawn(admin::serve(admin, gateway.readiness.clone(), metrics, end.clone()));
+        let sweeper = tokio::spawn(sweep::run(gateway.chat.clone()));
+        let requests = TaskTracker::new();
+        let closing = CancellationToken::new();
+        let accepting =
+            tokio::spawn(accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone()));
+
+        shutdown.cancelled().await;
+        drain(&gateway).await;
+        closing.cancel();
+        requests.close();
+        if tokio::time::timeout(LAST_REQUESTS, requests.wait()).await.is_err() {
+            tracing::warn!(left = requests.len(), "requests not finished in time");
+        }
+        gateway.chat.presence.withdraw().await;
+        end.cancel();
+        accepting.abort();
+        sweeper.abort();
+        if let Err(error) = gateway.chat.client.drain().await {
+            tracing::debug!(%error, "NATS connection not drained");
+        }
+        admin.await??;
+        Ok(())
+    }
+}
+
+/// Not ready, a moment for the balancer to see it, then the sockets, evenly over the drain time.
+async fn drain(gateway: &Gateway) {
+    let config = &gateway.chat.config;
+    gateway.staying.set(false);
+    tokio::time::sleep(Duration::from_secs(u64::from(config.drain_notice_seconds))).await;
+    gateway.draining.store(true, Ordering::Release);
+    let mut conns = Vec::new();
+    gateway.chat.registry.for_each(|conn| conns.push(conn.clone()));
+    conns.shuffle(&mut rand::rng());
+    tracing::info!(sockets = conns.len(), seconds = config.drain_seconds, "draining");
+    let began = Instant::now();
+    let time = Duration::from_secs(u64::from(config.drain_seconds));
+    let count = u32::try_from(conns.len()).unwrap_or(u32::MAX).max(1);
+    for (turn, conn) in conns.into_iter().enumerate() {
+        let due = began + time * u32::try_from(turn).unwrap_or(u32::MAX) / count;
+        tokio::time::sleep_until(due).await;
+        conn.ask_to_close(CloseCode::Draining, Some(rand::rng().random_range(50..SPREAD_MILLIS)));
+    }
+    // Whoever came in while the handshake was under way, and whoever answers slowly.
+    let last = Instant::now() + LAST_REQUESTS;
+    while gateway.chat.registry.count() > 0 && Instant::now() < last {
+        gateway.chat.registry.for_each(|conn| conn.ask_to_close(CloseCode::Draining, Some(500)));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn accept(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    requests: TaskTracker,
+    closing: CancellationToken,
+    end: CancellationToken,
+) {
+    let limits = gateway.chat.config.limits.clone();
+    let places = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let app = http::app(gateway.clone());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = end.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: others must go before more can come.
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let room = gateway.chat.registry.count() < limits.max_connections as usize;
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        if !room {
+            crate::metrics::handshake_refused("full");
+            continue;
+        }
+        let (app, closing) = (app.clone(), closing.clone());
+        let patience = Duration::from_secs(u64::from(limits.handshake_seconds));
+        requests.spawn(async move {
+            serve_http(app, stream, patience, closing).await;
+            drop(place);
+        });
+    }
+}
+
+/// HTTP on one connection, until it is closed or becomes a WebSocket.
+async fn serve_http(app: Router, stream: TcpStream, patience: Duration, closing: CancellationToken) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(32 * 1_024)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = closing.cancelled() => served.as_mut().graceful_shutdown(),
+    }
+    let _ = served.await;
+}

@@ -1,0 +1,6 @@
+//! A connected client, whatever the transport: who it is, what it has joined, what waits to be written.
+
+pub mod conn;
+pub mod outbox;
+pub mod registry;
+pub mod sweep;

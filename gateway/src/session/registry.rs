@@ -1,0 +1,118 @@
+//! Everybody who is connected to this node.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use partyline_shared::ids::UserId;
+
+use super::conn::Conn;
+
+const SHARDS: usize = 64;
+
+/// Connections by user.
+#[derive(Debug)]
+pub struct Registry {
+    shards: Vec<Mutex<HashMap<UserId, Vec<Arc<Conn>>>>>,
+    hasher: RandomState,
+    next_id: AtomicU64,
+    count: AtomicUsize,
+}
+
+/// What an arrival or a leave changed.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// The user's first connection here came, or the last one went.
+    pub presence: bool,
+    /// The oldest connection, if there are too many now.
+    pub surplus: Option<Arc<Conn>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            next_id: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Registry {
+    fn shard(&self, user: &UserId) -> &Mutex<HashMap<UserId, Vec<Arc<Conn>>>> {
+        &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
+    }
+
+    /// A new connection's id.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Connections at present.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Adds a connection; `most` a user (0: any number).
+    pub fn add(&self, conn: &Arc<Conn>, most: usize) -> Change {
+        let user = &conn.identity.user_id;
+        let mut shard = self.shard(user).lock();
+        let conns = shard.entry(user.clone()).or_default();
+        let presence = conns.is_empty();
+        conns.push(conn.clone());
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let open = conns.iter().filter(|conn| !conn.is_closing()).count();
+        let surplus = if most > 0 && open > most { conns.iter().find(|conn| !conn.is_closing()).cloned() } else { None };
+        Change { presence, surplus }
+    }
+
+    /// Takes a connection out.
+    pub fn remove(&self, conn: &Arc<Conn>) -> Change {
+        let user = &conn.identity.user_id;
+        let mut shard = self.shard(user).lock();
+        let Some(conns) = shard.get_mut(user) else { return Change::default() };
+        let Some(place) = conns.iter().position(|it| it.id == conn.id) else { return Change::default() };
+        conns.remove(place);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        let presence = conns.is_empty();
+        if presence {
+            shard.remove(user);
+        }
+        Change { presence, surplus: None }
+    }
+
+    /// A user's connections here.
+    #[must_use]
+    pub fn of(&self, user: &UserId) -> Vec<Arc<Conn>> {
+        self.shard(user).lock().get(user).cloned().unwrap_or_default()
+    }
+
+    /// Whether a user is connected here.
+    #[must_use]
+    pub fn has(&self, user: &UserId) -> bool {
+        self.shard(user).lock().contains_key(user)
+    }
+
+    /// Everybody who is connected here.
+    #[must_use]
+    pub fn users(&self) -> Vec<UserId> {
+        self.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// All connections, a shard at a time.
+    pub fn for_each(&self, mut look: impl FnMut(&Arc<Conn>)) {
+        for shard in &self.shards {
+            let conns: Vec<_> = shard.lock().values().flatten().cloned().collect();
+            conns.iter().for_each(&mut look);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One timer for all sockets: pings, silence, tokens that end, typing that ends. Nobody has a timer of their own.
+
+use std::{sync::Arc, time::Duration};
+
+use partyline_shared::wire::CloseCode;
+use serde::Serialize;
+
+use super::conn::Conn;
+use crate::{
+    app::Chat,
+    clock,
+    command::typing,
+    encode::{self, Class, Frame},
+};
+
+/// How long before its end a client is told that its token ends, in seconds.
+const WARNING: i64 = 60;
+/// Between two looks at the rooms, in seconds.
+const ROOMS_EVERY: u32 = 5;
+/// Between two comparisons of a room with the log, in seconds; it finds a lost event that nothing follows.
+const AUDIT_EVERY: u32 = 60;
+
+/// Sweeps once a second, for ever.
+pub async fn run(chat: Arc<Chat>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut turn: u32 = 0;
+    loop {
+        tick.tick().await;
+        turn = turn.wrapping_add(1);
+        let mut typed = Vec::new();
+        chat.registry.for_each(|conn| {
+            if let Some(ended) = look_at(&chat, conn) {
+                typed.push((conn.clone(), ended));
+            }
+        });
+        for (conn, ended) in typed {
+            typing::end(&chat, &conn.identity, ended).await;
+        }
+        if turn % ROOMS_EVERY == 0 {
+            chat.rooms.sweep();
+        }
+        for room in chat.rooms.all() {
+            // Spread over the minute by the conversation's own bytes.
+            if u32::from(room.id.0.as_bytes()[15]) % AUDIT_EVERY == turn % AUDIT_EVERY {
+                room.audit();
+            }
+        }
+    }
+}
+
+fn look_at(chat: &Chat, conn: &Arc<Conn>) -> Option<super::conn::Typing> {
+    let limits = &chat.config.limits;
+    let now = clock::seconds();
+    if conn.silent_for(now) >= limits.idle_seconds {
+        conn.close(CloseCode::IdleTimeout, None, None);
+        // It doesn't answer, so it won't read the close frame either.
+        conn.mark_gone();
+        return None;
+    }
+    // Spread over the interval by the connection's number.
+    if conn.id as u32 % limits.ping_seconds == now % limits.ping_seconds {
+        conn.send_control(encode::PING);
+    }
+    let left = conn.expires_at() - clock::unix_seconds();
+    if left <= 0 {
+        conn.ask_to_close(CloseCode::TokenExpired, None);
+    } else if left <= WARNING && conn.warn_once() {
+        #[derive(Serialize)]
+        struct TokenExpiring {
+            r#type: &'static str,
+            expires_at: i64,
+            expires_in_ms: i64,
+        }
+        let frame =
+            TokenExpiring { r#type: "token_expiring", expires_at: conn.expires_at(), expires_in_ms: left * 1_000 };
+        conn.send(&Frame::of(&frame, Class::Durable));
+    }
+    let now = clock::millis();
+    conn.side(|side| side.typing.take_if(|typing| typing.ends <= now))
+}

@@ -1,0 +1,93 @@
+//! The native WebSocket transport: the handshake here, a socket's life in [`task`], its frames in [`frame`].
+
+pub mod frame;
+pub mod task;
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+};
+use hyper_util::rt::TokioIo;
+use partyline_shared::{
+    claims::Identity,
+    wire::{ErrorCode, Refusal, SUBPROTOCOL},
+};
+use tokio::net::TcpStream;
+
+use crate::{http::problem::Problem, metrics, origin, server::Gateway};
+
+/// `GET /ws`: refuses before the upgrade whoever may not come in.
+pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    let (identity, named) = match admit(&gateway, request.headers()) {
+        Ok(admitted) => admitted,
+        Err((reason, refusal)) => {
+            metrics::handshake_refused(reason);
+            let wants_upgrade = fastwebsockets::upgrade::is_upgrade_request(&request);
+            let mut response = Problem::from(refusal).into_response();
+            if reason == "not_websocket" && !wants_upgrade {
+                *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+                response.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("Upgrade"));
+                response.headers_mut().insert(UPGRADE, hyper::header::HeaderValue::from_static("websocket"));
+            }
+            return response;
+        }
+    };
+    let (response, upgraded) = match fastwebsockets::upgrade::upgrade(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(error) => {
+            metrics::handshake_refused("not_websocket");
+            return Problem::from(Refusal::new(ErrorCode::BadRequest, error.to_string())).into_response();
+        }
+    };
+    tokio::spawn(async move {
+        let socket = match upgraded.await {
+            Ok(socket) => socket.into_inner(),
+            Err(error) => return tracing::debug!(%error, "handshake not finished"),
+        };
+        let Ok(parts) = socket.into_inner().downcast::<TokioIo<TcpStream>>() else {
+            return tracing::error!("the upgraded socket is no TCP stream");
+        };
+        task::spawn(&gateway, identity, parts.io.into_inner(), &parts.read_buf);
+    });
+    let mut response = response.map(|_| Body::empty());
+    if named {
+        response
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
+    }
+    response
+}
+
+/// Who may come in, and whether the client named our subprotocol.
+fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool), (&'static str, Refusal)> {
+    let has = |name, value: &str| {
+        headers.get_all(name).iter().filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(',')).any(|it| {
+            it.trim().eq_ignore_ascii_case(value)
+        })
+    };
+    if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
+        return Err(("not_websocket", Refusal::new(ErrorCode::BadRequest, "this path speaks WebSocket only")));
+    }
+    if headers.contains_key(ORIGIN) && !origin::allowed(headers, &gateway.chat.config.allowed_origins) {
+        return Err(("origin", Refusal::new(ErrorCode::Forbidden, "this origin may not connect")));
+    }
+    if gateway.is_draining() {
+        return Err(("draining", Refusal::unavailable("this node, which is leaving,")));
+    }
+    let identity = gateway.chat.verifier.from_headers(headers).map_err(|refusal| ("token", refusal))?;
+    let offers_any = headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
+    let named = has(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    if offers_any && !named {
+        // A browser would give up on a server that picks none.
+        let refusal = Refusal::new(ErrorCode::BadRequest, "the subprotocol is partyline.v1");
+        return Err(("subprotocol", refusal));
+    }
+    Ok((identity, named))
+}
