@@ -1,0 +1,89 @@
+//! Postgres as the gateway uses it: all of its SQL stands here and in the modules below. Messages are only read;
+//! writing them is the persister's.
+
+mod conversations;
+mod list;
+mod messages;
+mod people;
+mod row;
+
+use std::time::Duration;
+
+use partyline_shared::settings::DatabaseSettings;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use self::{
+    conversations::{Added, Created, NewConversation},
+    list::{Cursor, Listed, ListedPage},
+    messages::{Sent, UNREAD_MAX, Unread},
+};
+
+/// How long a request waits for a free connection, or for Postgres to come back.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A statement that takes longer is given up: every query here is answered by an index.
+const STATEMENT_TIMEOUT_MS: &str = "10000";
+
+/// The gateway's queries.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Makes the pool; connects when first needed.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn connect_lazy(settings: &DatabaseSettings) -> anyhow::Result<Self> {
+        let options = settings
+            .database_url
+            .parse::<PgConnectOptions>()?
+            .application_name("partyline-gateway")
+            .options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.database_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    #[must_use]
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn highest_seq(&self) -> sqlx::Result<u64> {
+        let mut transaction = self.pool.begin().await?;
+        // One index probe a conversation: long for many, and rare.
+        sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *transaction).await?;
+        let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(row::seq(highest))
+    }
+}
+
+const HIGHEST_SEQ: &str = "
+    SELECT GREATEST(
+        (SELECT COALESCE(max(GREATEST(c.last_message_seq, newest.seq, edited.seq, deleted.seq)), 0)
+           FROM conversations c
+           LEFT JOIN LATERAL (SELECT m.seq FROM messages m WHERE m.conversation_id = c.id
+                               ORDER BY m.seq DESC LIMIT 1) newest ON true
+           LEFT JOIN LATERAL (SELECT m.edited_seq AS seq FROM messages m
+                               WHERE m.conversation_id = c.id AND m.edited_seq IS NOT NULL
+                               ORDER BY m.edited_seq DESC LIMIT 1) edited ON true
+           LEFT JOIN LATERAL (SELECT m.deleted_seq AS seq FROM messages m
+                               WHERE m.conversation_id = c.id AND m.deleted_seq IS NOT NULL
+                               ORDER BY m.deleted_seq DESC LIMIT 1) deleted ON true),
+        (SELECT COALESCE(max(last_read_seq), 0) FROM participants))";

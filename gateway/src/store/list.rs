@@ -1,0 +1,216 @@
+//! A person's conversations, newest activity first.
+
+use std::{collections::HashMap, fmt, str::FromStr};
+
+use partyline_shared::{
+    event::Participant,
+    ids::{ConversationId, Seq, UserId},
+    timestamp::Timestamp,
+};
+use sqlx::{FromRow, Row, postgres::PgRow};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Store, messages::UNREAD_MAX, people, row};
+use crate::{authorise::Kind, history::HistoryMessage};
+
+/// Participants of one conversation in a list; who reads the one conversation gets all.
+const LISTED_PARTICIPANTS: i64 = 50;
+
+/// Where a list goes on: opaque to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Microseconds since 1970, as Postgres keeps time.
+    micros: i64,
+    id: Uuid,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{}", self.micros, self.id.simple())
+    }
+}
+
+/// The text is no cursor that this server made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a cursor of this list")]
+pub struct BadCursor;
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let (micros, id) = text.split_once('.').ok_or(BadCursor)?;
+        let micros = i64::from_str_radix(micros, 16).map_err(|_| BadCursor)?;
+        let cursor = Self { micros, id: Uuid::try_parse(id).map_err(|_| BadCursor)? };
+        cursor.at().is_ok().then_some(cursor).ok_or(BadCursor)
+    }
+}
+
+impl Cursor {
+    fn at(self) -> Result<OffsetDateTime, BadCursor> {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.micros) * 1_000).map_err(|_| BadCursor)?;
+        // What Postgres can't hold would be an error there.
+        if (1970..=9999).contains(&at.year()) { Ok(at) } else { Err(BadCursor) }
+    }
+}
+
+/// A conversation in somebody's list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: ConversationId,
+    pub kind: Kind,
+    pub title: Option<String>,
+    pub created_at: Timestamp,
+    /// The newest message that Postgres holds, else the creation.
+    pub active_at: Timestamp,
+    pub last_message: Option<HistoryMessage>,
+    pub unread: u32,
+    /// The reader's own marker; 0 for who takes no part.
+    pub last_read_seq: Seq,
+    pub participant_count: u32,
+    /// With when they were last seen; in a list the first ones only.
+    pub participants: Vec<(Participant, Option<Timestamp>)>,
+}
+
+/// A part of somebody's list.
+#[derive(Clone, Debug)]
+pub struct ListedPage {
+    pub conversations: Vec<Listed>,
+    pub next: Option<Cursor>,
+}
+
+struct ListedRow {
+    listed: Listed,
+    cursor: Cursor,
+}
+
+impl FromRow<'_, PgRow> for ListedRow {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let id: Uuid = row.try_get("id")?;
+        let active_at: OffsetDateTime = row.try_get("active_at")?;
+        let has_message = row.try_get::<Option<i64>, _>("seq")?.is_some();
+        let micros = i64::try_from(active_at.unix_timestamp_nanos() / 1_000).unwrap_or(0);
+        Ok(Self {
+            cursor: Cursor { micros, id },
+            listed: Listed {
+                id: ConversationId(id),
+                kind: people::kind(row.try_get("kind")?),
+                title: row.try_get("title")?,
+                created_at: row.try_get::<OffsetDateTime, _>("conversation_created_at")?.into(),
+                active_at: active_at.into(),
+                last_message: has_message.then(|| HistoryMessage::from_row(row)).transpose()?,
+                unread: u32::try_from(row.try_get::<i64, _>("unread")?).unwrap_or(UNREAD_MAX),
+                last_read_seq: row::seq(row.try_get("my_last_read_seq")?),
+                participant_count: u32::try_from(row.try_get::<i64, _>("participant_count")?).unwrap_or(u32::MAX),
+                participants: Vec::new(),
+            },
+        })
+    }
+}
+
+impl Store {
+    /// A person's conversations, newest activity first.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn conversations(&self, user: &UserId, cursor: Option<Cursor>, limit: u32) -> sqlx::Result<ListedPage> {
+        let mut rows: Vec<ListedRow> = sqlx::query_as(CONVERSATIONS)
+            .bind(user.as_str())
+            .bind(i64::from(UNREAD_MAX))
+            .bind(cursor.and_then(|cursor| cursor.at().ok()))
+            .bind(cursor.map(|cursor| cursor.id))
+            .bind(i64::from(limit) + 1)
+            .fetch_all(&self.pool)
+            .await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next = if more { rows.last().map(|row| row.cursor) } else { None };
+        let mut conversations: Vec<Listed> = rows.into_iter().map(|row| row.listed).collect();
+        self.add_participants(&mut conversations, user, LISTED_PARTICIPANTS).await?;
+        Ok(ListedPage { conversations, next })
+    }
+
+    /// One conversation with all its participants, as `user` sees it.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn conversation(&self, id: ConversationId, user: &UserId) -> sqlx::Result<Option<Listed>> {
+        let row: Option<ListedRow> = sqlx::query_as(CONVERSATION)
+            .bind(user.as_str())
+            .bind(i64::from(UNREAD_MAX))
+            .bind(id.0)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut found = [row.listed];
+        self.add_participants(&mut found, user, i64::MAX).await?;
+        Ok(found.into_iter().next())
+    }
+
+    async fn add_participants(&self, listed: &mut [Listed], user: &UserId, limit: i64) -> sqlx::Result<()> {
+        let ids: Vec<Uuid> = listed.iter().map(|conversation| conversation.id.0).collect();
+        let rows = sqlx::query(PARTICIPANTS).bind(ids).bind(user.as_str()).bind(limit).fetch_all(&self.pool).await?;
+        let mut by_id: HashMap<ConversationId, Vec<(Participant, Option<Timestamp>)>> = HashMap::new();
+        for row in &rows {
+            let seen = row.try_get::<Option<OffsetDateTime>, _>("last_seen")?.map(Into::into);
+            let id = ConversationId(row.try_get("conversation_id")?);
+            by_id.entry(id).or_default().push((row::participant(row)?, seen));
+        }
+        for conversation in listed {
+            conversation.participants = by_id.remove(&conversation.id).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// The conversations of the sub-query `page`, with what a list shows. `$1` is the reader, `$2` how far unread
+/// messages are counted.
+macro_rules! listed {
+    ($page:literal) => {
+        concat!(
+            "WITH page AS (",
+            $page,
+            ")
+    SELECT c.id, c.kind, c.title, c.created_at AS conversation_created_at, c.active_at,
+           c.last_read_seq AS my_last_read_seq, last.*, counted.unread,
+           (SELECT count(*) FROM participants p WHERE p.conversation_id = c.id) AS participant_count
+      FROM page c
+      LEFT JOIN LATERAL (
+           SELECT m.*, COALESCE((SELECT p.seq FROM messages p WHERE p.conversation_id = c.id AND p.seq < m.seq
+                                  ORDER BY p.seq DESC LIMIT 1), 0) AS prev_seq
+             FROM messages m WHERE m.conversation_id = c.id ORDER BY m.seq DESC LIMIT 1) last ON true
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS unread FROM (
+                  SELECT 1 FROM messages m
+                   WHERE c.takes_part AND m.conversation_id = c.id AND m.seq > c.last_read_seq
+                     AND m.sender_id <> $1 AND m.deleted_seq IS NULL
+                   ORDER BY m.seq LIMIT $2) capped) counted
+     ORDER BY c.active_at DESC, c.id DESC"
+        )
+    };
+}
+
+const CONVERSATIONS: &str = listed!(
+    "SELECT c.*, me.last_read_seq, true AS takes_part
+       FROM participants me JOIN conversations c ON c.id = me.conversation_id
+      WHERE me.user_id = $1 AND ($3::timestamptz IS NULL OR (c.active_at, c.id) < ($3, $4::uuid))
+      ORDER BY c.active_at DESC, c.id DESC LIMIT $5"
+);
+
+const CONVERSATION: &str = listed!(
+    "SELECT c.*, COALESCE(me.last_read_seq, 0) AS last_read_seq, me.user_id IS NOT NULL AS takes_part
+       FROM conversations c
+       LEFT JOIN participants me ON me.conversation_id = c.id AND me.user_id = $1
+      WHERE c.id = $3"
+);
+
+/// Each conversation's first participants; the reader always among them.
+const PARTICIPANTS: &str = "
+    SELECT listed.conversation_id, listed.user_id, COALESCE(NULLIF(u.username, ''), u.id) AS username, u.user_type,
+           u.last_seen, listed.role, listed.last_read_seq
+      FROM unnest($1::uuid[]) AS wanted (id)
+     CROSS JOIN LATERAL (
+           SELECT * FROM participants p WHERE p.conversation_id = wanted.id
+            ORDER BY (p.user_id = $2) DESC, p.joined_at, p.user_id LIMIT $3) listed
+      JOIN users u ON u.id = listed.user_id
+     ORDER BY listed.conversation_id, listed.joined_at, listed.user_id";
