@@ -67,26 +67,12 @@ impl Chat {
         let rooms = Directory::new(client.clone(), log.clone(), members.clone());
         let registry = Arc::new(Registry::default());
         let (changes, to_tell) = mpsc::unbounded_channel();
-        let presence = Presence::start(
-            node.clone(),
-            &config.nats,
-            log.clone(),
-            registry.clone(),
-            changes,
-            end.clone(),
-        )
-        .await?;
-        let budget =
-            Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
-        let inbox = Inbox::start(
-            node.clone(),
-            client.clone(),
-            presence.clone(),
-            registry.clone(),
-            store.clone(),
-            end.clone(),
-        )
-        .await?;
+        let presence =
+            Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await?;
+        let budget = Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
+        let inbox =
+            Inbox::start(node.clone(), client.clone(), presence.clone(), registry.clone(), store.clone(), end.clone())
+                .await?;
         let window = std::time::Duration::from_secs(u64::from(config.nats.dedup_seconds));
         let sent = SentMessages::start(store.clone(), log.clone(), window);
         let people = People::start(store.clone());
@@ -138,7 +124,7 @@ impl Chat {
 
 async fn open_log(client: &Client, config: &Config, node: &str, store: &Arc<Store>) -> anyhow::Result<Arc<Log>> {
     loop {
-        match Log::open(client.clone(), &config.nats, node, async || Ok(store.highest_seq().await?)).await {
+        match Log::open(client.clone(), &config.nats, node, || highest_seq(store.clone())).await {
             Ok(log) => return Ok(log),
             Err(error) => {
                 tracing::warn!(%error, "the log is not there yet");
@@ -146,6 +132,10 @@ async fn open_log(client: &Client, config: &Config, node: &str, store: &Arc<Stor
             }
         }
     }
+}
+
+async fn highest_seq(store: Arc<Store>) -> anyhow::Result<u64> {
+    Ok(store.highest_seq().await?)
 }
 
 /// Reacts to what happens to the NATS connection: whatever may have been missed is looked up.
@@ -178,7 +168,7 @@ async fn follow_link(chat: Arc<Chat>, mut heard: broadcast::Receiver<Link>) {
 
 async fn reconnected(chat: &Arc<Chat>) {
     let restarted = loop {
-        match chat.log.reload(async || Ok(chat.store.highest_seq().await?)).await {
+        match chat.log.reload(|| highest_seq(chat.store.clone())).await {
             Ok(restarted) => break restarted,
             Err(error) => {
                 tracing::warn!(%error, "streams not found after a reconnection");

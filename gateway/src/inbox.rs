@@ -170,7 +170,7 @@ impl Inbox {
         let keys: Vec<_> = latest.keys().cloned().collect();
         // With Postgres away the badge waits; the news doesn't.
         let counts: HashMap<_, _> = match self.store.unread(&keys).await {
-            Ok(unread) => unread.into_iter().map(|it| ((it.user_id.clone(), it.conversation_id), it)).collect(),
+            Ok(unread) => unread.into_iter().map(|it| ((it.user.clone(), it.conversation), it)).collect(),
             Err(error) => {
                 tracing::warn!(%error, "unread messages not counted");
                 HashMap::new()
@@ -180,8 +180,8 @@ impl Inbox {
             let Some(news) = gathered.news else { continue };
             let unread_count = counts.get(&key).map(|it| {
                 // Messages that Postgres doesn't hold yet.
-                let newer = gathered.messages.iter().filter(|seq| **seq > it.last_message_seq.max(it.last_read_seq));
-                it.count + newer.count() as u64
+                let newer = gathered.messages.iter().filter(|seq| **seq > it.last_message_seq);
+                u64::from(it.count) + newer.count() as u64
             });
             #[derive(Serialize)]
             struct ConversationUpdated<'a> {

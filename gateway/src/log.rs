@@ -116,9 +116,10 @@ impl Log {
     ///
     /// # Errors
     /// If JetStream or `floor` fails.
-    pub async fn open<F>(client: Client, settings: &NatsSettings, node: &str, floor: F) -> anyhow::Result<Arc<Self>>
+    pub async fn open<F, R>(client: Client, settings: &NatsSettings, node: &str, floor: F) -> anyhow::Result<Arc<Self>>
     where
-        F: AsyncFn() -> anyhow::Result<u64>,
+        F: Fn() -> R,
+        R: Future<Output = anyhow::Result<u64>>,
     {
         let js = ContextBuilder::new()
             .timeout(Duration::from_secs(5))
@@ -133,13 +134,7 @@ impl Log {
                 refresh: tokio::sync::Mutex::new(()),
             });
         }
-        Ok(Arc::new(Self {
-            client,
-            js,
-            settings: settings.clone(),
-            node: node.to_owned(),
-            partitions,
-        }))
+        Ok(Arc::new(Self { client, js, settings: settings.clone(), node: node.to_owned(), partitions }))
     }
 
     /// The JetStream context, for buckets.
@@ -155,9 +150,10 @@ impl Log {
     ///
     /// # Errors
     /// If JetStream or `floor` fails.
-    pub async fn reload<F>(&self, floor: F) -> anyhow::Result<bool>
+    pub async fn reload<F, R>(&self, floor: F) -> anyhow::Result<bool>
     where
-        F: AsyncFn() -> anyhow::Result<u64>,
+        F: Fn() -> R,
+        R: Future<Output = anyhow::Result<u64>>,
     {
         let mut restarted = false;
         for state in load(&self.js, &self.settings, floor).await? {
@@ -328,7 +324,8 @@ impl Log {
         batch: usize,
     ) -> Result<Vec<Entry>, Refusal> {
         let stream = subjects::log_stream(self.number(conversation));
-        let request = serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
+        let request =
+            serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
         self.direct_get(&stream, request.to_string().into(), prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")
@@ -381,7 +378,11 @@ impl Log {
         let read = async {
             let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
+            Ok::<_, String>((
+                consumer.ack_floor.stream_sequence,
+                stream.state.first_sequence,
+                stream.state.last_sequence,
+            ))
         };
         let began = Instant::now();
         match read.await {
@@ -394,9 +395,10 @@ impl Log {
     }
 }
 
-async fn load<F>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<PartitionState>>
+async fn load<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<PartitionState>>
 where
-    F: AsyncFn() -> anyhow::Result<u64>,
+    F: Fn() -> R,
+    R: Future<Output = anyhow::Result<u64>>,
 {
     let mut states = Vec::new();
     for log in streams::ensure_log(js, settings, floor).await? {

@@ -89,7 +89,11 @@ pub fn describe() {
     describe_counter!(REFUSALS, "Requests refused, by error code");
     describe_histogram!(APPEND, Unit::Seconds, "From publishing an event to JetStream's word that it is stored");
     describe_counter!(APPEND_FAILURES, "Events that JetStream did not confirm");
-    describe_histogram!(DELIVERY, Unit::Seconds, "From a message's creation on any gateway to its write on sockets here");
+    describe_histogram!(
+        DELIVERY,
+        Unit::Seconds,
+        "From a message's creation on any gateway to its write on sockets here"
+    );
     describe_counter!(DELIVERIES, "Events handed to sockets");
     describe_histogram!(FAN_OUT, Unit::Count, "Sockets that one event went to on this node");
     describe_counter!(EPHEMERAL_DROPPED, "Typing and presence frames dropped because a reader was slow");

@@ -1,10 +1,6 @@
 //! Names and types of people as their tokens tell them, written to Postgres in batches: whoever shows up is known.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use moka::sync::Cache;
 use partyline_shared::{

@@ -166,7 +166,12 @@ impl Presence {
         let dead: Vec<Arc<str>> = {
             let state = self.state.read();
             let late = |seen: &Instant| seen.elapsed() > LEASE + LEASE_RENEWAL;
-            state.nodes.iter().filter(|(node, seen)| **node != self.node && late(seen)).map(|(n, _)| n.clone()).collect()
+            state
+                .nodes
+                .iter()
+                .filter(|(node, seen)| **node != self.node && late(seen))
+                .map(|(n, _)| n.clone())
+                .collect()
         };
         for node in dead {
             tracing::warn!(%node, "a node's lease ran out");

@@ -16,13 +16,7 @@ use partyline_shared::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    authorise::Membership,
-    clock,
-    encode::Frame,
-    metrics::RoomGuard,
-    session::conn::Conn,
-};
+use crate::{authorise::Membership, clock, encode::Frame, metrics::RoomGuard, session::conn::Conn};
 use timeline::{Place, Timeline};
 
 /// Members who are written to by one task; more members are shared out.

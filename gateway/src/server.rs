@@ -114,8 +114,7 @@ impl Bound {
         let sweeper = tokio::spawn(sweep::run(gateway.chat.clone()));
         let requests = TaskTracker::new();
         let closing = CancellationToken::new();
-        let accepting =
-            tokio::spawn(accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone()));
+        let accepting = tokio::spawn(accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone()));
 
         shutdown.cancelled().await;
         drain(&gateway).await;

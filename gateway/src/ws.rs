@@ -58,9 +58,7 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
     });
     let mut response = response.map(|_| Body::empty());
     if named {
-        response
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
     }
     response
 }
@@ -68,9 +66,12 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
 /// Who may come in, and whether the client named our subprotocol.
 fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool), (&'static str, Refusal)> {
     let has = |name, value: &str| {
-        headers.get_all(name).iter().filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(',')).any(|it| {
-            it.trim().eq_ignore_ascii_case(value)
-        })
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|it| it.to_str().ok())
+            .flat_map(|it| it.split(','))
+            .any(|it| it.trim().eq_ignore_ascii_case(value))
     };
     if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
         return Err(("not_websocket", Refusal::new(ErrorCode::BadRequest, "this path speaks WebSocket only")));

@@ -36,9 +36,10 @@ pub struct LogStream {
 ///
 /// # Errors
 /// If JetStream can't be reached, or refuses; or if `floor` fails.
-pub async fn ensure_log<F>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<LogStream>>
+pub async fn ensure_log<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<LogStream>>
 where
-    F: AsyncFn() -> anyhow::Result<u64>,
+    F: Fn() -> R,
+    R: Future<Output = anyhow::Result<u64>>,
 {
     let mut streams = Vec::with_capacity(usize::from(settings.partitions));
     for partition in 0..settings.partitions {

@@ -53,12 +53,8 @@ pub async fn mark_read(
     if last_read_seq <= current {
         return Ok(MarkReadAck { conversation_id, last_read_seq: current });
     }
-    let event = Event::Read(Read {
-        conversation_id,
-        user_id: who.user_id.clone(),
-        last_read_seq,
-        read_at: Timestamp::now(),
-    });
+    let event =
+        Event::Read(Read { conversation_id, user_id: who.user_id.clone(), last_read_seq, read_at: Timestamp::now() });
     let appended = chat.log.append(permit, &event, None).await?;
     // The same person's other devices drop their badges.
     let news = News {

@@ -34,9 +34,7 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
         Some(typing) if typing.conversation_id == conversation_id => {
             let due = now >= typing.passed_on + INTERVAL;
             let passed_on = if due { now } else { typing.passed_on };
-            side.typing = command
-                .is_typing
-                .then_some(conn::Typing { conversation_id, passed_on, ends: now + LASTS });
+            side.typing = command.is_typing.then_some(conn::Typing { conversation_id, passed_on, ends: now + LASTS });
             (None, !command.is_typing || due)
         }
         other if command.is_typing => {
@@ -70,13 +68,8 @@ async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, i
         username: &'a str,
         is_typing: bool,
     }
-    let frame = Frame {
-        r#type: "typing",
-        conversation_id,
-        user_id: who.user_id.as_str(),
-        username: &who.username,
-        is_typing,
-    };
+    let frame =
+        Frame { r#type: "typing", conversation_id, user_id: who.user_id.as_str(), username: &who.username, is_typing };
     let payload = serde_json::to_vec(&frame).map_err(|_| Refusal::unavailable("the gateway"))?;
     let sent = chat.client.publish(subjects::live_typing(conversation_id), payload.into()).await;
     sent.map_err(|_| Refusal::unavailable("the log"))

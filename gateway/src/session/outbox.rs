@@ -197,9 +197,8 @@ mod tests {
         let typing = frame(&"t".repeat(80), Class::Ephemeral);
         outbox.push(&typing, 200).unwrap();
         let mut first = true;
-        let _ = outbox.flush(|_| {
-            if std::mem::take(&mut first) { Ok(10) } else { Err(io::ErrorKind::WouldBlock.into()) }
-        });
+        let _ =
+            outbox.flush(|_| if std::mem::take(&mut first) { Ok(10) } else { Err(io::ErrorKind::WouldBlock.into()) });
         outbox.push(&frame(&"m".repeat(100), Class::Durable), 110).unwrap_err();
         outbox.abandon();
         assert_eq!(outbox.bytes(), typing.wire().len() - 10);

@@ -71,7 +71,8 @@ impl Registry {
         conns.push(conn.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
         let open = conns.iter().filter(|conn| !conn.is_closing()).count();
-        let surplus = if most > 0 && open > most { conns.iter().find(|conn| !conn.is_closing()).cloned() } else { None };
+        let surplus =
+            if most > 0 && open > most { conns.iter().find(|conn| !conn.is_closing()).cloned() } else { None };
         Change { presence, surplus }
     }
 

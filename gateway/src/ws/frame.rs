@@ -211,10 +211,7 @@ mod tests {
         let mut first = frame(0x01, &[b'x'; 600]);
         decoder.next(&mut first, 1_000).unwrap();
         let mut second = frame(0x00, &[b'x'; 401]);
-        assert_eq!(
-            decoder.next(&mut second, 1_000).unwrap_err(),
-            Violation("frame_too_large")
-        );
+        assert_eq!(decoder.next(&mut second, 1_000).unwrap_err(), Violation("frame_too_large"));
     }
 
     #[test]

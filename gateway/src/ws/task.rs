@@ -12,10 +12,7 @@ use partyline_shared::{
     wire::{CloseCode, Limits, Request},
 };
 use serde::Serialize;
-use tokio::{
-    io::Interest,
-    net::TcpStream,
-};
+use tokio::{io::Interest, net::TcpStream};
 
 use super::frame::{Decoder, Message, Violation};
 use crate::{
@@ -90,11 +87,7 @@ fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
         &Welcome {
             r#type: "welcome",
             session_id: format!("{}-{}", chat.node, conn.id),
-            user: WelcomeUser {
-                user_id: &who.user_id,
-                username: &who.username,
-                user_type: who.user_type.as_str(),
-            },
+            user: WelcomeUser { user_id: &who.user_id, username: &who.username, user_type: who.user_type.as_str() },
             server_time: Timestamp::now(),
             heartbeat_ms: told.ping_interval_ms,
             limits: &told,
