@@ -215,7 +215,9 @@ fn weight(node: &str, user: &UserId) -> u64 {
     for byte in node.bytes().chain([0]).chain(user.as_str().bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
-    hash ^ (hash >> 29)
+    // The last bytes alone would hardly reach the high bits that decide.
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl NatsSettings {
         if u64::from(self.dedup_seconds) > u64::from(self.log_hours) * 3_600 {
             problems.push("PARTYLINE_DEDUP_SECONDS: longer than PARTYLINE_LOG_HOURS keeps events".into());
         }
-        if self.nats_replicas % 2 == 0 {
+        if self.nats_replicas.is_multiple_of(2) {
             problems.push("PARTYLINE_NATS_REPLICAS: an even number survives no more than the odd one below it".into());
         }
         problems

@@ -37,7 +37,7 @@ pub async fn run(chat: Arc<Chat>) {
         for (conn, ended) in typed {
             typing::end(&chat, &conn.identity, ended).await;
         }
-        if turn % ROOMS_EVERY == 0 {
+        if turn.is_multiple_of(ROOMS_EVERY) {
             chat.rooms.sweep();
         }
         for room in chat.rooms.all() {
