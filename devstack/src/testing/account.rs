@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use tokio::time::{Instant, sleep};
 
 use super::servers::{ACCOUNTS, account};
+use crate::services::connect::connect;
 
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -63,7 +64,7 @@ fn try_take(folder: &Path) -> anyhow::Result<Option<(usize, File)>> {
 
 /// Deletes every stream, and so every bucket and consumer.
 async fn empty(url: &str) -> anyhow::Result<()> {
-    let client = async_nats::connect(url).await?;
+    let client = connect(url).await?;
     let jetstream = async_nats::jetstream::new(client);
     let names: Vec<String> = jetstream.stream_names().try_collect().await?;
     for name in names {

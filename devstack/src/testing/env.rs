@@ -13,7 +13,7 @@ use super::{
     process::Launch,
     servers,
 };
-use crate::{store, token};
+use crate::{services::connect::connect, store, token};
 use partyline_shared::claims::UserType;
 
 /// A NATS account, a migrated database and a secret, for one test alone. Declare it before everything that uses
@@ -80,7 +80,7 @@ impl TestEnv {
     /// # Errors
     /// If NATS is gone.
     pub async fn nats(&self) -> anyhow::Result<async_nats::Client> {
-        Ok(async_nats::connect(self.nats_url()).await?)
+        connect(self.nats_url()).await
     }
 
     /// Connections to the database.
