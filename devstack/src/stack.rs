@@ -30,7 +30,7 @@ use crate::{
 /// How much of everything.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the data lives; `.partyline` in the checkout unless given.
+    /// Where the data lives; in the checkout unless given: `.partyline`, and a folder in it for each size of cluster.
     pub data_dir: Option<PathBuf>,
     pub nats: u16,
     pub gateways: u16,
@@ -42,7 +42,10 @@ pub struct Options {
 /// # Errors
 /// If a part can't be started, or another stack uses the data.
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let paths = Paths::new(options.data_dir.as_deref())?;
+    let mut paths = Paths::new(options.data_dir.as_deref())?;
+    if options.data_dir.is_none() && options.nats > 1 {
+        paths.data = paths.data.join(format!("cluster-{}", options.nats));
+    }
     std::fs::create_dir_all(paths.data.join("logs")).with_context(|| paths.data.display().to_string())?;
     let _lock = lock(&paths)?;
     let pid_path = paths.data.join("pids.json");

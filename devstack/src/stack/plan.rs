@@ -165,8 +165,8 @@ fn own_nats(count: u16, paths: &Paths, logs: &Path, password: String, parts: &mu
     for (index, route) in routes.iter().enumerate() {
         let name = numbered("nats", index, count);
         let settings = nats::Settings {
-            // One server's streams belong to one server; a cluster's belong together. They don't mix.
-            dir: paths.data.join(if count > 1 { format!("cluster-{count}") } else { "single".into() }).join(&name),
+            // One server's streams are nothing to a cluster, and the other way round.
+            dir: paths.data.join(if count > 1 { format!("nats-cluster-{count}/{name}") } else { name.clone() }),
             log: logs.join(format!("{name}.log")),
             name: name.clone(),
             port: ports::free_port()?,
