@@ -1,0 +1,51 @@
+# Everything a person or a CI machine does with Partyline. `make help` lists it.
+
+# What `make run` and `make cluster` are built with: `release` (fit to be measured) or `dev` (builds quicker).
+PROFILE ?= release
+# Passed on to `make cluster`.
+NATS ?= 3
+GATEWAYS ?= 3
+PERSISTERS ?= 2
+
+STACK = -p partyline-devstack -p partyline-gateway -p partyline-persister
+# cargo knows where it builds to (CARGO_TARGET_DIR, its configuration); recursive, so only asked when needed.
+PROGRAMS = $$(scripts/target-dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.DEFAULT_GOAL := help
+.PHONY: help run cluster build test lint fmt bench deny clean purge
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: ## NATS, Postgres, persister, gateway and the chat page, until Ctrl-C (PROFILE=dev builds quicker)
+	@cargo build --profile $(PROFILE) $(STACK) --bins
+	@exec "$(PROGRAMS)/devstack" run
+
+cluster: ## The same with several of each (NATS=3 GATEWAYS=3 PERSISTERS=2)
+	@cargo build --profile $(PROFILE) $(STACK) --bins
+	@exec "$(PROGRAMS)/devstack" cluster --nats $(NATS) --gateways $(GATEWAYS) --persisters $(PERSISTERS)
+
+build: ## Every program, as for deployment
+	cargo build --release --workspace --bins
+
+test: ## Every lint and every test: Rust with real NATS and Postgres, TypeScript, the browser
+	@scripts/test
+
+lint: ## Format and lints only
+	@scripts/test lint
+
+fmt: ## Formats the Rust code
+	cargo fmt --all
+
+bench: ## Micro-benchmarks
+	cargo bench --workspace --benches
+
+deny: ## Licences and known vulnerabilities of the dependencies (needs cargo-deny)
+	cargo deny check
+
+clean: ## Removes what was built; data and fetched servers stay
+	cargo clean
+	rm -rf web/dist web/node_modules
+
+purge: clean ## Removes the stack's data and the fetched servers, too
+	@scripts/purge
