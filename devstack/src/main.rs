@@ -55,6 +55,9 @@ struct Data {
     /// Where data, logs and process ids are kept; `.partyline` in the checkout unless given.
     #[arg(long, env = "PARTYLINE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// Neither builds nor serves the chat page.
+    #[arg(long)]
+    no_page: bool,
 }
 
 fn main() -> ExitCode {
@@ -72,13 +75,15 @@ fn main() -> ExitCode {
     })
 }
 
+fn options(data: Data, nats: u16, gateways: u16, persisters: u16) -> stack::Options {
+    stack::Options { data_dir: data.data_dir, nats, gateways, persisters, page: !data.no_page }
+}
+
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { data } => {
-            stack::run(stack::Options { data_dir: data.data_dir, nats: 1, gateways: 1, persisters: 1 }).await
-        }
+        Command::Run { data } => stack::run(options(data, 1, 1, 1)).await,
         Command::Cluster { data, nats, gateways, persisters } => {
-            stack::run(stack::Options { data_dir: data.data_dir, nats, gateways, persisters }).await
+            stack::run(options(data, nats, gateways, persisters)).await
         }
         Command::WithServices { command } => with_services(command).await,
     }

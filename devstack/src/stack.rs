@@ -35,6 +35,8 @@ pub struct Options {
     pub nats: u16,
     pub gateways: u16,
     pub persisters: u16,
+    /// Builds and serves the chat page.
+    pub page: bool,
 }
 
 /// Runs the stack until Ctrl-C or SIGTERM; a second one kills it.
@@ -126,7 +128,7 @@ async fn start(
         let (options, paths, secrets) = (options.clone(), paths.clone(), secrets.clone());
         tokio::task::spawn_blocking(move || Plan::new(&options, paths, secrets)).await??
     };
-    let page = web::prepare(paths).await?;
+    let page = if options.page { web::prepare(paths).await? } else { None };
     supervisor.start(plan.servers()).await?;
     if let Some(admin_url) = plan.own_database() {
         store::ensure_database(&admin_url, plan::DATABASE).await.context("creating the database")?;
