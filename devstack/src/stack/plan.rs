@@ -142,6 +142,7 @@ impl Plan {
             .env("PARTYLINE_NATS_URL", &self.nats_url)
             .env("PARTYLINE_DATABASE_URL", &self.database_url)
             .env("PARTYLINE_ADMIN_ADDR", node.admin.to_string())
+            .env("NO_COLOR", "1")
             .death_signal(Signal::TERM);
         if setting("PARTYLINE_NATS_REPLICAS").is_none() {
             spec = spec.env("PARTYLINE_NATS_REPLICAS", self.replicas.to_string());

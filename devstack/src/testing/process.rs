@@ -31,6 +31,7 @@ impl Launch {
             .env("PARTYLINE_JWT_SECRET", env.secret())
             .env("PARTYLINE_HTTP_ADDR", format!("127.0.0.1:{http_port}"))
             .env("PARTYLINE_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"))
+            .env("NO_COLOR", "1")
             // Tests share a database server: many processes must fit.
             .env("PARTYLINE_DATABASE_CONNECTIONS", "4")
             .dir(env.dir())
