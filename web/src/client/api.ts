@@ -1,0 +1,81 @@
+import type { TokenSource } from "./connection.ts";
+import { Disconnected, Refusal } from "./errors.ts";
+import type { ListedConversation, MessagePage, Page } from "./wire.ts";
+
+/** Messages in a page of history. */
+const PAGE = 50;
+
+interface Problem {
+  code?: string;
+  title?: string;
+  detail?: string;
+  retry_after_ms?: number;
+}
+
+/** The REST part of the contract, as far as a chat page needs it. */
+export class Api {
+  /** `base` ends in `/chat/api/`. */
+  constructor(
+    private readonly base: string,
+    private readonly tokens: TokenSource,
+  ) {}
+
+  /** My conversations, newest activity first. */
+  conversations(cursor?: string): Promise<Page<ListedConversation>> {
+    return this.call("GET", `conversations/?limit=50${cursor === undefined ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
+  }
+
+  conversation(id: string): Promise<ListedConversation> {
+    return this.call("GET", `conversations/${encodeURIComponent(id)}/`);
+  }
+
+  /** Finds or creates the conversation of two. */
+  createDirect(userId: string): Promise<ListedConversation> {
+    return this.call("POST", "conversations/", { participant_ids: [userId], title: null, kind: "direct" });
+  }
+
+  messagesBefore(id: string, seq: number): Promise<MessagePage> {
+    return this.call("GET", `conversations/${encodeURIComponent(id)}/messages/?limit=${PAGE}&before=${seq}`);
+  }
+
+  /** Whether the server takes this token; true if it can't be asked. */
+  async isAccepted(token: string): Promise<boolean> {
+    const response = await this.fetch("GET", "conversations/?limit=1", token);
+    return response.status !== 401;
+  }
+
+  private async call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    let token = await this.tokens.get();
+    let response = await this.fetch(method, path, token, body);
+    if (response.status === 401) {
+      const renewed = await this.tokens.get(token);
+      if (renewed !== token) {
+        token = renewed;
+        response = await this.fetch(method, path, token, body);
+      }
+    }
+    if (!response.ok) throw await refusal(response);
+    return (await response.json()) as T;
+  }
+
+  private async fetch(method: string, path: string, token: string, body?: unknown): Promise<Response> {
+    try {
+      return await fetch(this.base + path, {
+        method,
+        headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
+        ...(body !== undefined && { body: JSON.stringify(body) }),
+        cache: "no-store",
+        credentials: "omit",
+      });
+    } catch {
+      throw new Disconnected();
+    }
+  }
+}
+
+async function refusal(response: Response): Promise<Refusal> {
+  const problem = (await response.json().catch(() => ({}))) as Problem;
+  const message = problem.detail ?? problem.title ?? `The server answered ${response.status}`;
+  const code = problem.code ?? (response.status >= 500 ? "unavailable" : "internal");
+  return new Refusal(code, message, problem.retry_after_ms);
+}

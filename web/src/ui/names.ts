@@ -1,0 +1,16 @@
+import type { ListedConversation, Participant } from "../client/wire.ts";
+
+/** A person's name; their id until they were here for the first time. */
+export function nameOf({ username, user_id }: { username: string; user_id: string }): string {
+  return username || user_id;
+}
+
+/** Those who take part besides me. */
+export function others<P extends Participant>(participants: P[], me: string): P[] {
+  return participants.filter(({ user_id }) => user_id !== me);
+}
+
+/** A conversation's title: its own, or who takes part. */
+export function titleOf({ title, participants }: ListedConversation, me: string): string {
+  return title || others(participants, me).map(nameOf).join(", ") || "Only you";
+}
