@@ -1,0 +1,48 @@
+//! The persister's settings.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use partyline_shared::settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings};
+
+/// Partyline's persister: writes the log into Postgres. Run as many as you like; they share the work.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "persister", version, about)]
+pub struct Config {
+    /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
+    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value = "127.0.0.1:9101")]
+    pub admin_addr: SocketAddr,
+    /// Events in one transaction at most.
+    #[arg(long, env = "PARTYLINE_BATCH_MAX", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch_max: u32,
+    /// How long a batch waits for more after its first event, in milliseconds.
+    #[arg(long, env = "PARTYLINE_BATCH_WAIT_MS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub batch_wait_ms: u32,
+    /// After SIGTERM: time to write and acknowledge what is in hand, in seconds.
+    #[arg(long, env = "PARTYLINE_STOP_SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub stop_seconds: u32,
+    #[command(flatten)]
+    pub nats: NatsSettings,
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+impl Config {
+    #[must_use]
+    pub fn batch_wait(&self) -> Duration {
+        Duration::from_millis(u64::from(self.batch_wait_ms))
+    }
+
+    #[must_use]
+    pub fn stop_time(&self) -> Duration {
+        Duration::from_secs(u64::from(self.stop_seconds))
+    }
+}
+
+impl Check for Config {
+    fn problems(&self) -> Vec<String> {
+        [self.nats.problems(), self.database.problems(), self.telemetry.problems()].concat()
+    }
+}

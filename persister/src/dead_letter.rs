@@ -1,0 +1,86 @@
+//! Events that Postgres will never take, put aside with the reason for somebody to look at.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{Context, Message, context::ContextBuilder, message::PublishMessage};
+use partyline_shared::{ids::Seq, settings::NatsSettings, streams, subjects};
+
+use crate::{metrics, retry::Refused};
+
+/// Why an event can't be written.
+#[derive(Debug)]
+pub enum Reason {
+    /// Not an event that this version knows.
+    Unreadable(String),
+    /// Postgres refuses the row.
+    Refused(Refused),
+    /// An edit or deletion of a message that is not there and will not come.
+    TargetMissing,
+    /// Another message has this place: the log was lost and begun again below it.
+    PlaceTaken,
+}
+
+impl Reason {
+    /// One word, for metrics and as the beginning of the header.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::Refused(_) => "refused",
+            Self::TargetMissing => "target_missing",
+            Self::PlaceTaken => "place_taken",
+        }
+    }
+
+    fn header(&self) -> String {
+        let detail = match self {
+            Self::Unreadable(detail) => detail.clone(),
+            Self::Refused(refused) => refused.to_string(),
+            Self::TargetMissing | Self::PlaceTaken => return self.as_str().to_owned(),
+        };
+        // A header is one line.
+        let detail: String = detail.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        format!("{}: {detail}", self.as_str())
+    }
+}
+
+/// The stream of dead letters.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    js: Context,
+    settings: NatsSettings,
+}
+
+impl DeadLetters {
+    #[must_use]
+    pub fn new(client: async_nats::Client, settings: &NatsSettings) -> Self {
+        let js =
+            ContextBuilder::new().timeout(Duration::from_secs(5)).ack_timeout(Duration::from_secs(5)).build(client);
+        Self { js, settings: settings.clone() }
+    }
+
+    /// Puts an event aside; returns once JetStream has stored it. A repeat within its window is stored once.
+    ///
+    /// # Errors
+    /// If JetStream did not confirm it: the event must not be acknowledged.
+    pub async fn bury(&self, message: &Message, stream: &str, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
+        if let Err(error) = self.publish(message, stream, seq, reason).await {
+            tracing::warn!(%error, "dead letter not stored; looking whether its stream is there");
+            streams::ensure_dead_letters(&self.js, &self.settings).await?;
+            self.publish(message, stream, seq, reason).await?;
+        }
+        metrics::dead_letter(reason.as_str());
+        tracing::error!(subject = %message.subject, seq, reason = reason.header(), "event put aside as a dead letter");
+        Ok(())
+    }
+
+    async fn publish(&self, message: &Message, stream: &str, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
+        let letter = PublishMessage::build()
+            .payload(message.payload.clone())
+            .header(subjects::DEAD_REASON, reason.header().as_str())
+            .header(subjects::DEAD_SEQ, seq.to_string().as_str())
+            .message_id(format!("{stream}.{seq}"));
+        self.js.send_publish(subjects::dead(&message.subject), letter).await?.await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! Partyline's persister: pulls the log from JetStream and writes it into Postgres, each event once.
+//! `pull` -> `batch` -> `store` -> acknowledgement, with `dead_letter` beside; `pipeline` joins them.
+
+pub mod batch;
+pub mod config;
+pub mod dead_letter;
+pub mod lag;
+pub mod metrics;
+pub mod pipeline;
+pub mod process;
+pub mod pull;
+pub mod queue;
+pub mod retry;
+pub mod seen;
+pub mod store;

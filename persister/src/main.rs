@@ -1,0 +1,17 @@
+//! The life of a persister process: settings, logs and metrics, the admin port, persisting, a clean end.
+
+use partyline_persister::{config::Config, metrics, process::Persister};
+use partyline_shared::{settings, shutdown, telemetry};
+
+fn main() -> anyhow::Result<()> {
+    let config: Config = settings::parse_or_exit();
+    telemetry::init_logs(&config.telemetry);
+    let recorder = telemetry::install_metrics()?;
+    metrics::describe();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let shutdown = shutdown::on_signal()?;
+        let persister = Persister::bind(config, recorder).await?;
+        tracing::info!(admin = %persister.admin_addr()?, "listening");
+        persister.run(shutdown).await
+    })
+}

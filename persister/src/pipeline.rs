@@ -1,0 +1,173 @@
+//! A partition's way into Postgres: read, write, put aside what can't be written, acknowledge.
+
+use std::{collections::HashSet, ops::Range, time::Duration};
+
+use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
+use partyline_shared::ids::Seq;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    batch::{self, Entry, Rows, Target},
+    dead_letter::{DeadLetters, Reason},
+    metrics,
+    pull::Pulled,
+    retry::{self, Refused},
+    store::{Store, Written},
+};
+
+/// How long an event rests whose dead letter JetStream would not take.
+const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(5);
+
+/// Writes the batches of one partition.
+pub struct Pipeline {
+    pub store: Store,
+    pub dead: DeadLetters,
+    pub consumer: PullConsumer,
+    /// The stream's name.
+    pub stream: String,
+}
+
+/// A batch as read: entries and their messages, side by side, by `seq`.
+struct Work {
+    entries: Vec<Entry>,
+    messages: Vec<Message>,
+}
+
+impl Pipeline {
+    /// Writes batches until there are no more.
+    pub async fn run(self, mut batches: mpsc::Receiver<Pulled>) {
+        while let Some(pulled) = batches.recv().await {
+            self.settle(&pulled.messages).await;
+        }
+    }
+
+    /// Brings every event of a batch to its end: written, put aside, or put back.
+    async fn settle(&self, pulled: &[Message]) {
+        let work = self.read(pulled).await;
+        // Bisecting: what Postgres refuses is split until the row that it refuses is alone.
+        let mut parts = vec![0..work.entries.len()];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            match self.write(&work.entries[part.clone()]).await {
+                Ok(written) => self.conclude(&work, part, &written).await,
+                Err(refused) if part.len() == 1 => {
+                    let seq = work.entries[part.start].seq;
+                    self.bury(&work.messages[part.start], seq, Reason::Refused(refused)).await;
+                }
+                Err(_) => {
+                    let middle = part.start + part.len() / 2;
+                    // The earlier half first: it may hold what the later one edits.
+                    parts.push(middle..part.end);
+                    parts.push(part.start..middle);
+                }
+            }
+        }
+    }
+
+    /// Sorts a batch by `seq`, each event once, and puts aside what can't be read.
+    async fn read(&self, pulled: &[Message]) -> Work {
+        let mut redelivered = 0;
+        let mut placed = Vec::with_capacity(pulled.len());
+        for message in pulled {
+            match message.info() {
+                Ok(info) => {
+                    redelivered += u64::from(info.delivered > 1);
+                    placed.push((info.stream_sequence, message));
+                }
+                Err(error) => tracing::error!(%error, subject = %message.subject, "not from JetStream"),
+            }
+        }
+        metrics::batch(placed.len(), redelivered);
+        placed.sort_by_key(|(seq, _)| *seq);
+        // Delivered twice within one batch: one acknowledgement settles both.
+        placed.dedup_by_key(|(seq, _)| *seq);
+        let mut work = Work { entries: Vec::with_capacity(placed.len()), messages: Vec::with_capacity(placed.len()) };
+        for (seq, message) in placed {
+            match batch::read(&message.subject, &message.payload) {
+                Ok(event) => {
+                    work.entries.push(Entry { seq, event });
+                    work.messages.push(message.clone());
+                }
+                Err(error) => self.bury(message, seq, Reason::Unreadable(error.to_string())).await,
+            }
+        }
+        work
+    }
+
+    async fn write(&self, entries: &[Entry]) -> Result<Written, Refused> {
+        let rows = Rows::of(entries);
+        retry::until_taken(async || {
+            let began = Instant::now();
+            let written = self.store.write(&rows).await?;
+            metrics::wrote("log", began.elapsed());
+            metrics::rows(&rows, written.duplicates.len() + written.displaced.len());
+            Ok(written)
+        })
+        .await
+    }
+
+    /// After a commit: acknowledges what is written and looks after the rest.
+    async fn conclude(&self, work: &Work, part: Range<usize>, written: &Written) {
+        let hopeless = self.hopeless(&written.absent).await;
+        for index in part {
+            let (entry, message) = (&work.entries[index], &work.messages[index]);
+            let waits_for = batch::target(&entry.event).filter(|target| written.absent.contains(target));
+            if let Some(target) = waits_for {
+                if hopeless.contains(&target) {
+                    self.bury(message, entry.seq, Reason::TargetMissing).await;
+                } else {
+                    metrics::waits_for_target();
+                    respond(message, AckKind::Nak(Some(rest(message)))).await;
+                }
+            } else if written.displaced.contains(&entry.seq) {
+                self.bury(message, entry.seq, Reason::PlaceTaken).await;
+            } else {
+                respond(message, AckKind::Ack).await;
+            }
+        }
+    }
+
+    /// Those of the absent messages that will never come. Another persister may have one in hand right now, so
+    /// absence alone tells nothing; but everything up to the consumer's floor is settled, and what is not there
+    /// after that was never written. The oldest unsettled event waits for nothing unsettled, so this comes to an end.
+    async fn hopeless(&self, absent: &HashSet<Target>) -> HashSet<Target> {
+        if absent.is_empty() {
+            return HashSet::new();
+        }
+        let floor = match self.consumer.get_info().await {
+            Ok(info) => info.ack_floor.stream_sequence,
+            Err(error) => {
+                tracing::warn!(%error, "floor not read");
+                return HashSet::new();
+            }
+        };
+        let settled: Vec<Target> = absent.iter().filter(|target| target.seq <= floor).copied().collect();
+        // Asked again, since it may have come between the write and the look at the floor.
+        self.store.absent(&settled).await.unwrap_or_default()
+    }
+
+    async fn bury(&self, message: &Message, seq: Seq, reason: Reason) {
+        match self.dead.bury(message, &self.stream, seq, &reason).await {
+            Ok(()) => respond(message, AckKind::Ack).await,
+            Err(error) => {
+                tracing::error!(%error, seq, "dead letter not stored; the event stays in the log");
+                respond(message, AckKind::Nak(Some(DEAD_LETTER_PAUSE))).await;
+            }
+        }
+    }
+}
+
+/// An answer that gets lost is no harm: the event comes again, and writing it again changes nothing.
+pub(crate) async fn respond(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        tracing::debug!(%error, "answer to JetStream not sent");
+    }
+}
+
+/// How long a change waits for its message: longer each time.
+fn rest(message: &Message) -> Duration {
+    let delivered = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(1));
+    Duration::from_millis(50 << delivered.saturating_sub(1).min(6))
+}

@@ -1,0 +1,176 @@
+//! The life of a persister: Postgres, NATS, one pipeline a partition, and a clean end.
+
+use std::net::SocketAddr;
+
+use async_nats::{
+    Client,
+    jetstream::{consumer::PullConsumer, context::ContextBuilder},
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use partyline_shared::{
+    admin::{self, Latch, Readiness},
+    nats::{self, Link},
+    subjects,
+};
+use tokio::{
+    net::TcpListener,
+    sync::broadcast,
+    task::JoinSet,
+    time::{Duration, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    dead_letter::DeadLetters,
+    lag, metrics,
+    pipeline::Pipeline,
+    pull::{Limits, Puller},
+    queue::{Queue, Queues},
+    retry::Backoff,
+    seen,
+    store::Store,
+};
+
+/// How long the last acknowledgements may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long JetStream may take to answer.
+const NATS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A persister whose admin port is bound; it does nothing yet.
+pub struct Persister {
+    config: Config,
+    admin: TcpListener,
+    metrics: PrometheusHandle,
+}
+
+impl Persister {
+    /// Binds the admin port.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let addr = config.admin_addr;
+        let admin = TcpListener::bind(addr).await.map_err(|error| anyhow::anyhow!("{addr}: {error}"))?;
+        Ok(Self { config, admin, metrics })
+    }
+
+    /// # Errors
+    /// If the socket is gone.
+    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Persists until `shutdown`, then finishes and acknowledges the batches in hand. Dropped, it stops at once,
+    /// and another persister gets what it had in hand.
+    ///
+    /// # Errors
+    /// If something is wrong that waiting won't mend.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, admin, metrics } = self;
+        let nats_up = Latch::default();
+        let readiness = Readiness::new(vec![("nats", nats_up.clone())]);
+        let end = CancellationToken::new();
+        let mut aside = JoinSet::new();
+        let serving = end.clone();
+        aside.spawn(async move {
+            if let Err(error) = admin::serve(admin, readiness, metrics, serving).await {
+                tracing::error!(%error, "admin port broke");
+            }
+        });
+
+        let opened = tokio::select! {
+            opened = open(&config, &nats_up, &mut aside) => opened?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let mut pipelines = begin(&config, &opened, &mut aside, &shutdown);
+        tracing::info!(partitions = config.nats.partitions, "persisting");
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            // By itself one ends only if it panicked.
+            Some(ended) = pipelines.join_next() => ended.map_err(|error| anyhow::anyhow!("a pipeline broke: {error}"))?,
+        }
+        nats_up.set(false);
+        let finish = async { while pipelines.join_next().await.is_some() {} };
+        if timeout(config.stop_time(), finish).await.is_err() {
+            tracing::warn!("batches in hand not written in time; they will come again");
+        }
+        if !matches!(timeout(LAST_WORDS, opened.client.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("last acknowledgements not sent; these events will come again");
+        }
+        end.cancel();
+        Ok(())
+    }
+}
+
+/// Everything that pipelines need.
+struct Opened {
+    client: Client,
+    link: broadcast::Sender<Link>,
+    queues: Queues,
+    consumers: Vec<(Queue, PullConsumer)>,
+}
+
+/// Waits for Postgres and for NATS, and makes what is missing in both.
+async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
+    let store = Store::connect_lazy(&config.database)?;
+    store.migrate().await?;
+    metrics::postgres_up(true);
+    let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
+    let heard = link.subscribe();
+    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
+    let queues = Queues { js, settings: config.nats.clone(), store };
+    let mut backoff = Backoff::default();
+    let consumers = loop {
+        match queues.open_all().await {
+            Ok(consumers) => break consumers,
+            Err(error) => {
+                tracing::warn!(%error, "the log is not there yet");
+                sleep(backoff.next()).await;
+            }
+        }
+    };
+    nats_up.set(true);
+    metrics::nats_connected(true);
+    aside.spawn(follow_link(heard, nats_up.clone()));
+    Ok(Opened { client, link, queues, consumers })
+}
+
+/// A pipeline a queue, built from its end: Postgres and the dead letters, then what feeds them.
+fn begin(config: &Config, opened: &Opened, aside: &mut JoinSet<()>, shutdown: &CancellationToken) -> JoinSet<()> {
+    let dead = DeadLetters::new(opened.client.clone(), &config.nats);
+    let limits = Limits { max: config.batch_max as usize, wait: config.batch_wait() };
+    let mut pipelines = JoinSet::new();
+    for (queue, consumer) in &opened.consumers {
+        let store = opened.queues.store.clone();
+        let (puller, batches) =
+            Puller::new(&opened.queues, (*queue, consumer.clone()), limits, opened.link.subscribe());
+        match queue {
+            Queue::Log(partition) => {
+                let stream = subjects::log_stream(*partition);
+                let pipeline = Pipeline { store, dead: dead.clone(), consumer: consumer.clone(), stream };
+                pipelines.spawn(pipeline.run(batches));
+            }
+            Queue::Seen => {
+                pipelines.spawn(seen::run(store, batches));
+            }
+        }
+        pipelines.spawn(puller.run(shutdown.clone()));
+        aside.spawn(lag::watch(opened.queues.clone(), *queue, consumer.clone()));
+    }
+    pipelines
+}
+
+/// `/readyz` and a gauge tell whether NATS is there; the pipelines mend themselves.
+async fn follow_link(mut heard: broadcast::Receiver<Link>, nats_up: Latch) {
+    loop {
+        let up = match heard.recv().await {
+            Ok(Link::Connected) | Err(broadcast::error::RecvError::Lagged(_)) => true,
+            Ok(Link::Disconnected) => false,
+            Ok(Link::SlowConsumer) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        nats_up.set(up);
+        metrics::nats_connected(up);
+    }
+}

@@ -1,0 +1,57 @@
+//! What is pulled from: a partition of the log, or the last-seen notes.
+
+use async_nats::jetstream::{Context, consumer::PullConsumer};
+use partyline_shared::{settings::NatsSettings, streams, subjects};
+
+use crate::store::Store;
+
+/// A durable consumer that all persisters share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    Log(u16),
+    Seen,
+}
+
+/// Makes or finds queues. Another process may have lost and remade the streams at any time.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    pub js: Context,
+    pub settings: NatsSettings,
+    pub store: Store,
+}
+
+impl Queues {
+    /// Makes or finds everything that the persister needs.
+    ///
+    /// # Errors
+    /// If JetStream can't be reached or refuses; or Postgres doesn't answer and the log has to be made.
+    pub async fn open_all(&self) -> anyhow::Result<Vec<(Queue, PullConsumer)>> {
+        let mut queues = Vec::new();
+        for log in self.ensure_log().await? {
+            queues.push((Queue::Log(log.partition), streams::ensure_persister(&log.stream).await?));
+        }
+        streams::ensure_dead_letters(&self.js, &self.settings).await?;
+        queues.push((Queue::Seen, streams::ensure_seen(&self.js, &self.settings).await?));
+        Ok(queues)
+    }
+
+    /// Makes or finds one queue again.
+    ///
+    /// # Errors
+    /// As [`Queues::open_all`].
+    pub async fn open(&self, queue: Queue) -> anyhow::Result<PullConsumer> {
+        let Queue::Log(partition) = queue else { return streams::ensure_seen(&self.js, &self.settings).await };
+        if let Ok(stream) = self.js.get_stream(subjects::log_stream(partition)).await {
+            return streams::ensure_persister(&stream).await;
+        }
+        let logs = self.ensure_log().await?;
+        let log = logs.iter().find(|log| log.partition == partition);
+        let log = log.ok_or_else(|| anyhow::anyhow!("no partition {partition}"))?;
+        streams::ensure_persister(&log.stream).await
+    }
+
+    async fn ensure_log(&self) -> anyhow::Result<Vec<streams::LogStream>> {
+        let floor = || async { Ok(self.store.highest_seq().await?) };
+        streams::ensure_log(&self.js, &self.settings, floor).await
+    }
+}

@@ -1,0 +1,179 @@
+//! Postgres as the persister uses it: all of its SQL stands here and in the modules below. The only writer of messages.
+
+mod changes;
+mod failure;
+mod messages;
+mod seen;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use partyline_shared::{
+    ids::{Seq, UserId},
+    settings::DatabaseSettings,
+    timestamp::Timestamp,
+};
+use sqlx::{
+    Connection, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::{error::Elapsed, sleep, timeout};
+
+pub use self::failure::Failure;
+use crate::{
+    batch::{Rows, Target},
+    retry::Backoff,
+};
+
+/// How long a write waits for a free connection, or for Postgres to come back.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a transaction may take: below JetStream's `ack_wait`, after which another persister gets the batch.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a written batch left over.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Messages whose sender had stored another under the same `client_id`: that one stands.
+    pub duplicates: Vec<Seq>,
+    /// Messages whose place another message has: the log was lost and begun again below it.
+    pub displaced: Vec<Seq>,
+    /// Messages that are not there yet: their edits and deletions are not written.
+    pub absent: HashSet<Target>,
+}
+
+/// The persister's statements.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+    plain: PgConnectOptions,
+}
+
+impl Store {
+    /// Makes the pool; connects when first needed.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn connect_lazy(settings: &DatabaseSettings) -> anyhow::Result<Self> {
+        let plain = settings.database_url.parse::<PgConnectOptions>()?.application_name("partyline-persister");
+        let options = plain.clone().options([
+            ("statement_timeout", "15000"),
+            ("idle_in_transaction_session_timeout", "30000"),
+            // Every statement here reaches its rows one by one through a key; without this, stale statistics may
+            // talk the planner into reading a whole table to join it with a batch.
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.database_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options);
+        Ok(Self { pool, plain })
+    }
+
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Brings the schema up to date, waiting for Postgres as long as it takes.
+    ///
+    /// # Errors
+    /// If it is something that waiting won't mend.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            // A pool of its own: a migration may take longer than a batch.
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.plain.clone());
+            let migrated = partyline_migrations::migrate(&pool).await;
+            pool.close().await;
+            match migrated {
+                Err(error) if failure::may_pass(&error) => {
+                    tracing::warn!(%error, "Postgres is not there yet");
+                    sleep(backoff.next()).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Writes a batch, all of it or nothing. Writing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn write(&self, rows: &Rows<'_>) -> Result<Written, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let written = timeout(PATIENCE, write(&mut connection, rows)).await;
+        answer(connection, written)
+    }
+
+    /// Those of these messages that are not there.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn absent(&self, targets: &[Target]) -> Result<HashSet<Target>, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let absent = timeout(PATIENCE, changes::absent(&mut connection, targets)).await;
+        answer(connection, absent)
+    }
+
+    /// Notes when people were last seen; it never moves back.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn write_seen(&self, seen: &BTreeMap<UserId, Timestamp>) -> Result<(), Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let written = timeout(PATIENCE, seen::write(&mut connection, seen)).await;
+        answer(connection, written)
+    }
+
+    /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn highest_seq(&self) -> sqlx::Result<Seq> {
+        let mut transaction = self.pool.begin().await?;
+        messages::highest_seq(&mut transaction).await
+    }
+}
+
+async fn write(connection: &mut PgConnection, rows: &Rows<'_>) -> sqlx::Result<Written> {
+    let mut transaction = connection.begin().await?;
+    // Always in this order, so that two persisters can't wait for each other; the rows that many want come last.
+    let mut written = messages::insert(&mut transaction, &rows.messages).await?;
+    written.absent = changes::absent(&mut transaction, &rows.targets()).await?;
+    changes::edit(&mut transaction, &rows.edits, &written.absent).await?;
+    changes::delete(&mut transaction, &rows.deletions, &written.absent).await?;
+    messages::touch_conversations(&mut transaction, &rows.messages, &written).await?;
+    changes::read(&mut transaction, &rows.reads).await?;
+    transaction.commit().await?;
+    Ok(written)
+}
+
+/// A connection that gave no answer is not used again: who knows what it is doing.
+fn answer<T>(connection: PoolConnection<Postgres>, result: Result<sqlx::Result<T>, Elapsed>) -> Result<T, Failure> {
+    match result {
+        Ok(done) => Ok(done?),
+        Err(_) => {
+            drop(connection.detach());
+            Err(Failure::Silent)
+        }
+    }
+}
+
+/// Every statement that touches messages, for the test that asks Postgres how it would run them.
+pub const MESSAGE_STATEMENTS: &[(&str, &str)] = &[
+    ("insert", messages::INSERT),
+    ("in place", messages::IN_PLACE),
+    ("highest seq", messages::HIGHEST_SEQ),
+    ("absent", changes::ABSENT),
+    ("edit", changes::EDIT),
+    ("delete", changes::DELETE),
+];
+
+/// A place as Postgres keeps it; beyond its range is refused when an event is read.
+fn bigint(seq: Seq) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
