@@ -1,0 +1,3 @@
+//! Load tests and measurements of Partyline.
+
+fn main() {}
