@@ -25,8 +25,12 @@ export function createRow(row: Row, actions: MessageActions): HTMLLIElement {
     { class: "row" },
     h("span", { class: "author", dir: "auto" }),
     h("span", { class: "said" }),
-    h("div", { class: "bubble" }, h("p", { class: "answers", dir: "auto" }), h("span", { class: "tag kind" }), h("p", { class: "content", dir: "auto" })),
-    h("div", { class: "actions" }),
+    h(
+      "div",
+      { class: "line" },
+      h("div", { class: "bubble" }, h("p", { class: "answers", dir: "auto" }), h("span", { class: "tag kind" }), h("p", { class: "content", dir: "auto" })),
+      h("div", { class: "actions" }),
+    ),
     h("div", { class: "meta" }, h("time"), h("span", { class: "edited" }, "edited"), h("span", { class: "delivery" })),
     h("div", { class: "failure" }),
   );
@@ -119,7 +123,7 @@ function fillActions(element: HTMLLIElement, first: MessageRow, actions: Message
     actions.edit(row());
   });
   const toggle = h("button", { class: "round small", type: "button", "aria-label": "Edit or delete", onclick: () => element.classList.toggle("is-open") }, icon("more"));
-  element.querySelector(".actions")?.append(h("span", { class: "choices" }, edit, remove), toggle);
+  element.querySelector(".actions")?.append(toggle, h("span", { class: "choices" }, edit, remove));
   const clientId = () => row().outgoing?.client_id ?? "";
   element
     .querySelector(".failure")

@@ -14,3 +14,8 @@ export function others<P extends Participant>(participants: P[], me: string): P[
 export function titleOf({ title, participants }: ListedConversation, me: string): string {
   return title || others(participants, me).map(nameOf).join(", ") || "Only you";
 }
+
+/** Who, or what, a conversation's picture stands for: always the same tone for the same one. */
+export function pictureOf({ id, kind, participants }: ListedConversation, me: string): string {
+  return (kind === "direct" && others(participants, me)[0]?.user_id) || id;
+}

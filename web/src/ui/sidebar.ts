@@ -2,7 +2,7 @@ import type { Chat } from "../client/chat.ts";
 import type { ListedConversation } from "../client/wire.ts";
 import { avatar, h, icon, Keyed, setAttribute, setText } from "./dom.ts";
 import { ago, fullTime } from "./format.ts";
-import { nameOf, others, titleOf } from "./names.ts";
+import { nameOf, others, pictureOf, titleOf } from "./names.ts";
 
 export interface SidebarActions {
   start(userId: string): Promise<void>;
@@ -74,7 +74,7 @@ export class Sidebar {
     setAttribute(item, "data-id", conversation.id);
     setAttribute(part("item"), "href", `#/${encodeURIComponent(conversation.id)}`);
     setAttribute(part("item"), "aria-current", isActive ? "true" : null);
-    if (!part("slot").hasChildNodes()) part("slot").append(avatar(company[0]?.user_id ?? conversation.id, title));
+    if (!part("slot").hasChildNodes()) part("slot").append(avatar(pictureOf(conversation, me), title));
     setText(part("title"), title);
     setText(part("preview"), this.preview(conversation, me));
     const when = last?.created_at ?? conversation.created_at;

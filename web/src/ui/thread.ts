@@ -4,7 +4,7 @@ import { Composer } from "./composer.ts";
 import { avatar, h, icon, setText } from "./dom.ts";
 import { ago } from "./format.ts";
 import { LogView } from "./log.ts";
-import { nameOf, others, titleOf } from "./names.ts";
+import { nameOf, others, pictureOf, titleOf } from "./names.ts";
 
 /** Before `welcome` told how long a message may be. */
 const DEFAULT_MAX_CHARS = 1_000;
@@ -67,7 +67,7 @@ export class Thread {
     const listed = chat.list.get(conversation.id);
     const company = others(conversation.participants, me);
     const title = listed ? titleOf(listed, me) : company.map(nameOf).join(", ");
-    if (title && !this.avatarSlot.hasChildNodes()) this.avatarSlot.append(avatar(company[0]?.user_id ?? conversation.id, title));
+    if (listed && !this.avatarSlot.hasChildNodes()) this.avatarSlot.append(avatar(pictureOf(listed, me), title));
     setText(this.title, title || "…");
     this.dot.hidden = !this.isOnline();
     setText(this.subtitle, this.describe());
