@@ -1,8 +1,10 @@
 //! What clients ask for: one verb a file, the same for every transport.
 
 pub mod change;
+pub mod create;
 pub mod join;
 pub mod mark_read;
+pub mod participants;
 pub mod send;
 pub mod sent;
 pub mod typing;

@@ -1,8 +1,20 @@
 //! Messages as pages show them, whether Postgres holds them yet or not.
 
-use partyline_shared::{event::Message, ids::Seq, timestamp::Timestamp};
+pub mod overlay;
+pub mod resume;
+pub mod tail;
+
+use partyline_shared::{
+    event::Message,
+    ids::{ConversationId, Seq},
+    timestamp::Timestamp,
+    wire::Refusal,
+};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+
+use self::tail::Tail;
+use crate::{log::Log, store::Store};
 
 /// A message in its current state, with its place.
 #[derive(Clone, Debug)]
@@ -55,4 +67,88 @@ impl Serialize for HistoryMessage {
         fields.serialize_field("deleted_at", &self.deleted_at)?;
         fields.end()
     }
+}
+
+/// Which messages a page has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// The newest.
+    Last,
+    /// The newest before a place.
+    Before(Seq),
+    /// The oldest after a place.
+    After(Seq),
+}
+
+/// Messages in order, oldest first.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub messages: Vec<HistoryMessage>,
+    /// There are messages before the first one.
+    pub has_older: bool,
+    /// There are messages after the last one.
+    pub has_newer: bool,
+}
+
+/// A page of a conversation, with what was acknowledged a moment ago.
+///
+/// # Errors
+/// `unavailable`.
+pub async fn page(
+    store: &Store,
+    log: &Log,
+    conversation: ConversationId,
+    range: Range,
+    limit: u32,
+) -> Result<Page, Refusal> {
+    // The tail's floor is read before Postgres, which therefore holds everything up to it.
+    let tail = Tail::read(log, conversation, range, limit as usize + 1).await?;
+    // One more tells whether there are others, and the first one's predecessor.
+    let stored = match range {
+        Range::Last => store.messages_before(conversation, None, limit + 1).await,
+        Range::Before(before) => store.messages_before(conversation, Some(before), limit + 1).await,
+        Range::After(after) => store.messages_after(conversation, after, limit + 1).await,
+    };
+    let stored = stored.map_err(unavailable)?;
+    let mut messages = tail.merge(stored);
+    let has_more = messages.len() > limit as usize;
+    if let Range::After(after) = range {
+        messages.truncate(limit as usize);
+        // The tail can't tell what stands before its first message.
+        if let Some(first) = messages.first_mut()
+            && first.prev_seq == 0
+            && after > 0
+        {
+            let before = store.messages_before(conversation, Some(first.seq), 1).await.map_err(unavailable)?;
+            let stored = before.last().map_or(0, |it| it.seq);
+            first.prev_seq = stored.max(tail.before_range);
+        }
+        let has_older = messages.first().map_or(after > 0, |first| first.prev_seq > 0);
+        return Ok(Page { messages, has_older, has_newer: has_more });
+    }
+    if has_more {
+        messages.drain(..messages.len() - limit as usize);
+    }
+    Ok(Page { messages, has_older: has_more, has_newer: matches!(range, Range::Before(_)) })
+}
+
+/// One message in its current state.
+///
+/// # Errors
+/// `unavailable`.
+pub async fn find(
+    store: &Store,
+    log: &Log,
+    conversation: ConversationId,
+    seq: Seq,
+) -> Result<Option<HistoryMessage>, Refusal> {
+    let Some(after) = seq.checked_sub(1) else { return Ok(None) };
+    let tail = Tail::read(log, conversation, Range::After(after), 1).await?;
+    let stored = store.message(conversation, seq).await.map_err(unavailable)?;
+    Ok(tail.merge(stored.into_iter().collect()).into_iter().find(|message| message.seq == seq))
+}
+
+fn unavailable(error: sqlx::Error) -> Refusal {
+    tracing::warn!(%error, "history not read");
+    Refusal::unavailable("the database")
 }

@@ -1,0 +1,129 @@
+//! The HTTP side: the router as one list, and what all of its answers have in common.
+
+mod caller;
+mod conversations;
+mod input;
+mod messages;
+mod openapi;
+mod participants;
+pub mod problem;
+mod site;
+mod views;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use partyline_shared::wire::{ErrorCode, Refusal};
+use tower::{Layer, util::MapRequestLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::problem::Problem;
+use crate::{metrics, origin, server::Gateway, ws};
+
+const API: &str = "/chat/api/";
+const OPENAPI: &str = "/chat/api/openapi.json";
+
+/// Everything that the public port answers.
+pub fn app(gateway: Arc<Gateway>) -> Router {
+    let (api, document) = OpenApiRouter::with_openapi(openapi::document())
+        .routes(routes!(conversations::list, conversations::create))
+        .routes(routes!(conversations::one))
+        .routes(routes!(messages::list, messages::send))
+        .routes(routes!(messages::mark_read))
+        .routes(routes!(participants::add))
+        .routes(routes!(participants::remove))
+        .split_for_parts();
+    let mut router = api
+        .route(OPENAPI, get(move || async move { Json(document) }))
+        .route("/ws", get(ws::upgrade))
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready));
+    router = match &gateway.chat.config.web_dir {
+        Some(folder) => router.fallback_service(site::serve(folder)),
+        None => router.fallback(not_found),
+    };
+    let router = router
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(cors(&gateway.chat.config.allowed_origins))
+        .layer(middleware::from_fn(observe))
+        .with_state(gateway);
+    // Before routing, which is why it goes around the router.
+    Router::new().fallback_service(MapRequestLayer::new(with_slash).layer(router))
+}
+
+/// The API's paths end in a slash, and work without it.
+fn with_slash(mut request: Request) -> Request {
+    let path = request.uri().path();
+    if path.starts_with(API) && !path.ends_with('/') && path != OPENAPI {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = format!("{path}/{query}").parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+fn cors(listed: &[String]) -> CorsLayer {
+    let listed = listed.to_vec();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |_, request| origin::allowed(&request.headers, &listed)))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(std::time::Duration::from_secs(3_600))
+}
+
+/// Measures a request, and forbids guessing and keeping of what the API says.
+async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let method = known(request.method());
+    let is_api = request.uri().path().starts_with(API);
+    let began = Instant::now();
+    let mut response = next.run(request).await;
+    metrics::http_request(
+        route.as_ref().map_or("other", MatchedPath::as_str),
+        method,
+        response.status().as_u16(),
+        began.elapsed(),
+    );
+    let headers = response.headers_mut();
+    let nosniff = HeaderName::from_static("x-content-type-options");
+    headers.insert(nosniff, HeaderValue::from_static("nosniff"));
+    if is_api {
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// A client may invent methods; a label may not take them all.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+async fn ready(State(gateway): State<Arc<Gateway>>) -> (StatusCode, String) {
+    gateway.readiness.respond()
+}
+
+async fn not_found() -> Response {
+    Problem::from(Refusal::new(ErrorCode::NotFound, "nothing is here")).into_response()
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::from(Refusal::new(ErrorCode::MethodNotAllowed, "this path knows other methods only"))
+}

@@ -1,0 +1,153 @@
+//! Messages: a page of history, sending without a socket, the read marker.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use partyline_shared::{
+    event::MessageType,
+    ids::{ClientId, ConversationId, Seq},
+    wire::{ErrorCode, Refusal, SendMessage},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    caller::Caller,
+    input::{self, Asked, Given, InConversation, PerhapsGiven, page_size},
+    openapi::{Common, OfBody, OfConversation},
+    problem::Problem,
+    views::MessagePage,
+};
+use crate::{
+    authorise,
+    budget::Entrance,
+    command::{
+        mark_read::{self as marking, MarkReadAck},
+        send::{self as sending, SendAck},
+    },
+    history::{self, Range},
+    server::Gateway,
+};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParams {
+    /// Messages at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    /// The newest messages before this `seq`.
+    #[serde(default, deserialize_with = "input::seq")]
+    #[param(maximum = 9_007_199_254_740_991_u64)]
+    before: Option<Seq>,
+    /// The oldest messages after this `seq`; not together with `before`.
+    #[serde(default, deserialize_with = "input::seq")]
+    #[param(maximum = 9_007_199_254_740_991_u64)]
+    after: Option<Seq>,
+}
+
+/// A page of messages, oldest first: the newest ones unless `before` or `after` says otherwise. What was acknowledged
+/// is in it, at once.
+#[utoipa::path(get, path = "/chat/api/conversations/{id}/messages/", tag = "messages",
+    params(("id" = ConversationId, Path), PageParams),
+    responses((status = 200, description = "The page", body = MessagePage), Common, OfConversation))]
+pub(super) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Caller(who): Caller,
+    InConversation(id): InConversation,
+    Asked(params): Asked<PageParams>,
+) -> Result<Json<MessagePage>, Problem> {
+    let limit = page_size(params.limit)?;
+    let range = match (params.before, params.after) {
+        (None, None) => Range::Last,
+        (Some(before), None) => Range::Before(before),
+        (None, Some(after)) => Range::After(after),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::new(ErrorCode::BadRequest, "before and after exclude each other").into());
+        }
+    };
+    let chat = &gateway.chat;
+    let membership = chat.members.get(id).await?;
+    authorise::take_part(&who, &membership)?;
+    let page = history::page(&chat.store, &chat.log, id, range, limit).await?;
+    Ok(Json(MessagePage {
+        next_before: page.messages.first().filter(|_| page.has_older).map(|first| first.seq),
+        next_after: page.messages.last().filter(|_| page.has_newer).map(|last| last.seq),
+        results: page.messages,
+    }))
+}
+
+/// A message to send.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewMessage)]
+pub(super) struct SendBody {
+    /// My own name for the message: sent again with it, it is the same message.
+    client_id: ClientId,
+    /// 1 to 1,000 characters once white space around it is cut off; no control characters but tab and line breaks.
+    #[schema(min_length = 1)]
+    content: String,
+    /// `text` by default; `system` for services only.
+    #[serde(default)]
+    message_type: Option<MessageType>,
+    /// At most 4 KiB of JSON.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Box<RawValue>>,
+    /// The `seq` of the message that this one answers.
+    #[serde(default, deserialize_with = "input::seq")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    reply_to: Option<Seq>,
+}
+
+/// Sends a message: the same rules and the same answer as over a socket.
+#[utoipa::path(post, path = "/chat/api/conversations/{id}/messages/", tag = "messages",
+    params(("id" = ConversationId, Path)), request_body = SendBody,
+    responses(
+        (status = 200, description = "Stored", body = SendAck),
+        (status = 422, description = "`invalid_content`, `invalid_metadata`", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 429, description = "`rate_limited`", body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64))),
+        Common, OfConversation, OfBody
+    ))]
+pub(super) async fn send(
+    State(gateway): State<Arc<Gateway>>,
+    Caller(who): Caller,
+    InConversation(id): InConversation,
+    Given(body): Given<SendBody>,
+) -> Result<Json<SendAck>, Problem> {
+    let message = SendMessage {
+        conversation_id: id,
+        client_id: body.client_id,
+        content: body.content,
+        message_type: body.message_type,
+        metadata: body.metadata,
+        reply_to: body.reply_to,
+    };
+    Ok(Json(sending::send(&gateway.chat, &who, message, Entrance::Request).await?))
+}
+
+/// How far I have read.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = ReadMarker)]
+pub(super) struct MarkReadBody {
+    /// The last `seq` that I have read; all if it is missing.
+    #[serde(default, deserialize_with = "input::seq")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    seq: Option<Seq>,
+}
+
+/// Moves my read marker, never back. No body: all is read.
+#[utoipa::path(post, path = "/chat/api/conversations/{id}/mark_read/", tag = "messages",
+    params(("id" = ConversationId, Path)), request_body = Option<MarkReadBody>,
+    responses((status = 200, description = "Where the marker stands now", body = MarkReadAck),
+        Common, OfConversation, OfBody))]
+pub(super) async fn mark_read(
+    State(gateway): State<Arc<Gateway>>,
+    Caller(who): Caller,
+    InConversation(id): InConversation,
+    PerhapsGiven(body): PerhapsGiven<MarkReadBody>,
+) -> Result<Json<MarkReadAck>, Problem> {
+    let seq = body.unwrap_or_default().seq;
+    Ok(Json(marking::mark_read(&gateway.chat, &who, id, seq).await?))
+}

@@ -1,0 +1,120 @@
+//! What a message may say. Whatever passes here fits into Postgres: an acknowledged message must never be one that
+//! can't be stored.
+
+use partyline_shared::wire::{ErrorCode, MAX_CONTENT_CHARS, MAX_METADATA_BYTES, Refusal};
+use serde_json::{Value, value::RawValue};
+
+/// Numbers in metadata between these, or 0: Postgres writes `jsonb` numbers out in full, so one of 1e300 would cost
+/// every reader 300 bytes.
+const NUMBERS: std::ops::Range<f64> = 1e-30..1e30;
+
+/// A content without the white space around it.
+///
+/// # Errors
+/// `invalid_content`: empty, longer than [`MAX_CONTENT_CHARS`] code points, or with a control character other than
+/// tab and line breaks.
+pub fn content(text: &str) -> Result<String, Refusal> {
+    let refuse = |why: &str| Err(Refusal::new(ErrorCode::InvalidContent, why));
+    let text = text.trim();
+    if text.is_empty() {
+        return refuse("content is empty");
+    }
+    if text.chars().count() > MAX_CONTENT_CHARS {
+        return refuse(&format!("content has more than {MAX_CONTENT_CHARS} characters"));
+    }
+    if text.chars().any(|it| it.is_control() && !matches!(it, '\n' | '\r' | '\t')) {
+        return refuse("content has control characters");
+    }
+    Ok(text.to_owned())
+}
+
+/// Metadata as everybody will see it: one compact JSON object, numbers as JavaScript reads them.
+///
+/// # Errors
+/// `invalid_metadata`: no object, larger than [`MAX_METADATA_BYTES`], nested too deeply, with NUL in a string or a
+/// number that no double holds.
+pub fn metadata(raw: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
+    let refuse = |why: &str| Refusal::new(ErrorCode::InvalidMetadata, why);
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else {
+        return RawValue::from_string("{}".into()).map_err(|error| refuse(&error.to_string()));
+    };
+    if raw.get().len() > MAX_METADATA_BYTES {
+        return Err(refuse(&format!("metadata has more than {MAX_METADATA_BYTES} bytes")));
+    }
+    // serde_json stops at a depth of 128.
+    let value: Value = serde_json::from_str(raw.get()).map_err(|error| refuse(&format!("metadata: {error}")))?;
+    if !value.is_object() {
+        return Err(refuse("metadata is not an object"));
+    }
+    storable(&value).map_err(refuse)?;
+    serde_json::value::to_raw_value(&value).map_err(|error| refuse(&error.to_string()))
+}
+
+fn storable(value: &Value) -> Result<(), &'static str> {
+    const NUL: &str = "metadata has a NUL character";
+    match value {
+        Value::Null | Value::Bool(_) => Ok(()),
+        Value::Number(number) => {
+            let size = number.as_f64().unwrap_or(f64::INFINITY).abs();
+            (size == 0.0 || NUMBERS.contains(&size)).then_some(()).ok_or("metadata has a number out of range")
+        }
+        Value::String(text) => (!text.contains('\0')).then_some(()).ok_or(NUL),
+        Value::Array(items) => items.iter().try_for_each(storable),
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(name, value)| if name.contains('\0') { Err(NUL) } else { storable(value) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> bool {
+        content(text).is_err_and(|refusal| refusal.code == ErrorCode::InvalidContent)
+    }
+
+    #[test]
+    fn content_is_trimmed_and_counted_in_code_points() {
+        assert_eq!(content(" \n hi\tthere\nyou \u{2003}").unwrap(), "hi\tthere\nyou");
+        assert!(content(&"\u{1F600}".repeat(1_000)).is_ok());
+        assert!(content(&format!(" {} ", "x".repeat(1_000))).is_ok());
+        assert!(refused(&"x".repeat(1_001)));
+        for bad in ["", " \n ", "a\0b", "a\u{1b}[0m", "a\u{85}b"] {
+            assert!(refused(bad), "{bad:?}");
+        }
+    }
+
+    fn meta(text: &str) -> Result<String, ErrorCode> {
+        metadata(Some(RawValue::from_string(text.into()).unwrap()))
+            .map(|raw| raw.get().to_owned())
+            .map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn metadata_is_one_bounded_object_that_postgres_can_hold() {
+        assert_eq!(metadata(None).unwrap().get(), "{}");
+        assert_eq!(meta("null").unwrap(), "{}");
+        assert_eq!(meta("{ \"b\" : [1, 2.50, -0.0, \"x\"] }").unwrap(), "{\"b\":[1,2.5,-0.0,\"x\"]}");
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_METADATA_BYTES));
+        let bad = [
+            "[]",
+            "7",
+            "\"x\"",
+            "{\"a\":\"\\u0000\"}",
+            "{\"\\u0000\":1}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":1e300}",
+            "{\"a\":1e400}",
+            "{\"a\":-1e-200}",
+            &deep,
+            &long,
+        ];
+        for text in bad {
+            assert_eq!(meta(text), Err(ErrorCode::InvalidMetadata), "{}", &text[..text.len().min(40)]);
+        }
+        // Too small for a double: 0, as JavaScript reads it.
+        assert_eq!(meta("{\"a\":1e-20000}").unwrap(), "{\"a\":0.0}");
+    }
+}
