@@ -4,6 +4,8 @@ import type { ListedConversation, MessagePage, Page } from "./wire.ts";
 
 /** Messages in a page of history. */
 const PAGE = 50;
+/** An answer that takes longer isn't coming. */
+const PATIENCE_MS = 15_000;
 
 interface Problem {
   code?: string;
@@ -66,6 +68,7 @@ export class Api {
         ...(body !== undefined && { body: JSON.stringify(body) }),
         cache: "no-store",
         credentials: "omit",
+        signal: AbortSignal.timeout(PATIENCE_MS),
       });
     } catch {
       throw new Disconnected();

@@ -36,7 +36,11 @@ export class Chat {
 
   constructor(private readonly options: ChatOptions) {
     this.api = new Api(options.apiUrl, options.tokens);
-    this.list = new ConversationList(this.api, options.onChange);
+    this.list = new ConversationList(this.api, () => {
+      // What the list tells of the open conversation may be older than what its own events told.
+      if (this.active) this.list.follow(this.active);
+      options.onChange();
+    });
     this.connection = new Connection({
       dial: options.dial,
       tokens: options.tokens,
@@ -63,6 +67,7 @@ export class Chat {
   }
 
   stop(): void {
+    this.active?.close();
     this.outbox.stop();
     this.list.stop();
     this.connection.stop();
@@ -155,9 +160,6 @@ export class Chat {
   private handle(frame: ServerFrame): void {
     switch (frame.type) {
       case "new_message":
-        // The log's own word: an answer that was lost on the way is not needed any more.
-        if (frame.sender_id === this.me?.user_id) this.outbox.remove(frame.client_id);
-        return this.opened.get(frame.conversation_id)?.handle(frame);
       case "message_edited":
       case "message_deleted":
       case "read":
@@ -183,13 +185,15 @@ export class Chat {
     if (this.active?.id !== frame.conversation_id || frame.reason === "added" || frame.reason === "removed") {
       void this.list.update(frame);
     }
+    // It may have been refused until now.
+    if (this.active?.id === frame.conversation_id && frame.reason === "added") this.active.open();
   }
 
   private conversationChanged(id: string): void {
     const conversation = this.opened.get(id);
     if (!conversation) return;
     const { timeline } = conversation;
-    // Own messages that a catch-up brought.
+    // What the log holds is stored, whether or not its answer came.
     const unanswered = this.outbox.of(id);
     if (unanswered.length > 0) {
       const stored = new Set(timeline.messages.filter(({ sender_id }) => sender_id === this.me?.user_id).map((it) => it.client_id));

@@ -128,14 +128,19 @@ export class Connection {
     this.later(PATIENCE_MS, () => {
       if (!this.welcomed) this.lost(1006, "");
     });
-    this.transport = this.options.dial(token, {
-      message: (text) => {
-        if (generation === this.generation) this.hear(text);
-      },
-      closed: (code, reason) => {
-        if (generation === this.generation) this.lost(code, reason);
-      },
-    });
+    try {
+      this.transport = this.options.dial(token, {
+        message: (text) => {
+          if (generation === this.generation) this.hear(text);
+        },
+        closed: (code, reason) => {
+          if (generation === this.generation) this.lost(code, reason);
+        },
+      });
+    } catch {
+      // What can't be a subprotocol (RFC 6455, 4.1) can't be a token either.
+      this.end("token_refused", "That is not a token.");
+    }
   }
 
   private hear(text: string): void {
@@ -171,10 +176,9 @@ export class Connection {
   }
 
   private watchSilence(): void {
-    this.later(SILENCE_MS, () => {
-      if (Date.now() - this.lastHeard >= SILENCE_MS) void this.checkAlive();
-      this.watchSilence();
-    });
+    const left = this.lastHeard + SILENCE_MS - Date.now();
+    if (left <= 0) void this.checkAlive();
+    this.later(left > 0 ? left : SILENCE_MS, () => this.watchSilence());
   }
 
   /** Asks for something harmless; no answer in time counts as lost. */
@@ -234,8 +238,6 @@ export class Connection {
     this.timers.clear();
     const waiting = [...this.waiting.values()];
     this.waiting.clear();
-    // While requests fail, nobody may think that there is a connection.
-    if (this.state.kind === "online") this.state = { kind: "connecting" };
     for (const { timer, reject } of waiting) {
       clearTimeout(timer);
       reject(new Disconnected());

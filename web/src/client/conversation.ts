@@ -39,7 +39,10 @@ export class Conversation {
   isLoadingOlder = false;
   private isWanted = false;
   private isJoining = false;
-  private joinedAt = 0;
+  /** Counts the times it was left: an answer to a join from before that says nothing about now. */
+  private departures = 0;
+  /** No join because of a gap before this, in Unix milliseconds. */
+  private joinNotBefore = 0;
   private attempt = 0;
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
   private markTimer: ReturnType<typeof setTimeout> | undefined;
@@ -62,6 +65,7 @@ export class Conversation {
 
   close(): void {
     this.isWanted = false;
+    this.departures++;
     this.phase = "closed";
     clearTimeout(this.retryTimer);
     clearTimeout(this.markTimer);
@@ -161,12 +165,12 @@ export class Conversation {
     try {
       while (this.isJoining && this.isWanted) {
         const after = this.timeline.held;
+        const { departures } = this;
         await this.options.request(
           { type: "join_conversation", conversation_id: this.id, ...(after !== undefined && { after }) },
-          (reply) => this.joined(reply as Joined, after),
+          (reply) => this.joined(reply as Joined, after, departures === this.departures),
         );
       }
-      if (!this.isWanted) this.options.notify({ type: "leave_conversation", conversation_id: this.id });
     } catch (error) {
       // Without a connection: `connected` joins again.
       if (error instanceof Refusal) this.refused(error);
@@ -175,12 +179,13 @@ export class Conversation {
     }
   }
 
-  private joined(joined: Joined, after: number | undefined): void {
+  /** `isCurrent`: it was not left since it was asked. */
+  private joined(joined: Joined, after: number | undefined, isCurrent: boolean): void {
     const next: AfterJoin = this.timeline.join(joined, after);
-    if (next === "done") {
+    if (next === "done" && isCurrent) {
       this.isJoining = false;
-      this.phase = this.isWanted ? "live" : "closed";
-      this.joinedAt = Date.now();
+      this.phase = "live";
+      this.joinNotBefore = Date.now() + GAP_MS;
       this.attempt = 0;
     }
     this.participants = joined.participants;
@@ -192,6 +197,7 @@ export class Conversation {
   private refused(refusal: Refusal): void {
     if (refusal.isTemporary) {
       const delay = reconnectDelay(this.attempt++, refusal.retryAfterMs);
+      this.joinNotBefore = Date.now() + delay;
       this.retryTimer = setTimeout(() => void this.join(), delay);
     } else {
       this.phase = "refused";
@@ -204,7 +210,7 @@ export class Conversation {
     // The answer to a join that is under way covers this event as well.
     if (this.isJoining) return;
     this.phase = "behind";
-    const pause = this.joinedAt + GAP_MS - Date.now();
+    const pause = this.joinNotBefore - Date.now();
     clearTimeout(this.retryTimer);
     if (pause <= 0) void this.join();
     else this.retryTimer = setTimeout(() => void this.join(), pause);

@@ -14,6 +14,7 @@ export class ConversationList {
   private readonly byId = new Map<string, ListedConversation>();
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
   private attempt = 0;
+  private isStopped = false;
 
   constructor(
     private readonly api: Api,
@@ -36,11 +37,12 @@ export class ConversationList {
   /** Asks for the newest conversations, again and again until they are had. */
   async load(): Promise<void> {
     clearTimeout(this.retryTimer);
+    const known = [...this.byId];
     try {
       const page = await this.api.conversations();
       const found = new Set(page.results.map(({ id }) => id));
       const oldest = Math.min(...page.results.map(activity));
-      for (const [id, held] of this.byId) {
+      for (const [id, held] of known) {
         // What would stand on this page and doesn't is no longer mine; older ones stand on pages loaded before.
         if (!found.has(id) && (!page.next || activity(held) >= oldest)) this.byId.delete(id);
       }
@@ -50,7 +52,7 @@ export class ConversationList {
       this.attempt = 0;
       this.onChange();
     } catch {
-      this.retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.attempt++));
+      if (!this.isStopped) this.retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.attempt++));
     }
   }
 
@@ -63,6 +65,7 @@ export class ConversationList {
   }
 
   stop(): void {
+    this.isStopped = true;
     clearTimeout(this.retryTimer);
   }
 

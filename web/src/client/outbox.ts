@@ -98,6 +98,7 @@ export class Outbox {
   private async send(entry: Outgoing): Promise<void> {
     this.inFlight = true;
     this.lastSent = Date.now();
+    delete entry.retryAt;
     try {
       const { conversation_id, client_id, content } = entry;
       const ack = await this.options.request({ type: "send_message", conversation_id, client_id, content });

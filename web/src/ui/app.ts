@@ -68,7 +68,7 @@ export class App {
     const { signal } = this.end;
     const wake = () => this.chat.wake();
     window.addEventListener("hashchange", () => this.route(), { signal });
-    window.addEventListener("online", wake, { signal });
+    for (const event of ["online", "offline"]) window.addEventListener(event, wake, { signal });
     window.addEventListener("pageshow", (event) => event.persisted && wake(), { signal });
     document.addEventListener("visibilitychange", () => this.visibilityChanged(), { signal });
     window.addEventListener("beforeunload", (event) => !this.chat.outbox.isEmpty && event.preventDefault(), { signal });

@@ -1,0 +1,148 @@
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import type { Api } from "../../src/client/api.ts";
+import type { Conversation } from "../../src/client/conversation.ts";
+import { Disconnected, Refusal } from "../../src/client/errors.ts";
+import { ConversationList } from "../../src/client/list.ts";
+import { Timeline } from "../../src/client/timeline.ts";
+import type { ConversationUpdated, ListedConversation, Message, Page } from "../../src/client/wire.ts";
+import { joined, ME, message, newMessage, OTHER, settle } from "./fake.ts";
+
+const conversations = vi.fn<Api["conversations"]>();
+const conversation = vi.fn<Api["conversation"]>();
+let list: ConversationList;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  vi.spyOn(Math, "random").mockReturnValue(1);
+  conversations.mockReset();
+  conversation.mockReset();
+  list = new ConversationList({ conversations, conversation } as unknown as Api, () => {});
+  list.me = ME;
+});
+
+/** A conversation whose last message has this `seq`; later means newer. */
+function listed(id: string, seq: number, more: Partial<ListedConversation> = {}): ListedConversation {
+  const last = message(seq, { conversation_id: id });
+  const at = last.created_at;
+  return { id, kind: "direct", title: null, participants: [], last_message: last, unread_count: 0, last_read_seq: 0, created_at: at, updated_at: at, ...more };
+}
+
+async function load(results: ListedConversation[], next?: string): Promise<void> {
+  conversations.mockResolvedValueOnce({ results, ...(next !== undefined && { next }) });
+  await list.load();
+}
+
+function news(id: string, last: Message | null, unread: number | null, reason = "message"): ConversationUpdated {
+  return { type: "conversation_updated", conversation_id: id, reason, last_message: last && { ...last, conversation_id: id }, unread_count: unread };
+}
+
+const ids = () => list.all.map(({ id }) => id);
+const unread = (id: string) => list.get(id)?.unread_count;
+
+describe("the list", () => {
+  it("is asked for until it is had, unless nobody wants it any more", async () => {
+    conversations.mockRejectedValue(new Disconnected());
+    void list.load();
+    await vi.advanceTimersByTimeAsync(500 + 1_000);
+    expect(conversations).toHaveBeenCalledTimes(3);
+    conversations.mockResolvedValue({ results: [listed("a", 1)] });
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect([ids(), vi.getTimerCount()]).toEqual([["a"], 0]);
+    conversations.mockRejectedValue(new Disconnected());
+    const loading = list.load();
+    list.stop();
+    await loading;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it("loses what is no longer mine, but not what stands on other pages or came meanwhile", async () => {
+    await load([listed("c", 30), listed("b", 20)], "page 2");
+    conversations.mockResolvedValueOnce({ results: [listed("a", 10)] });
+    await list.loadMore();
+    let answer = (_: Page<ListedConversation>) => {};
+    conversations.mockReturnValueOnce(new Promise((resolve) => (answer = resolve)));
+    const loading = list.load();
+    list.put(listed("new", 40));
+    answer({ results: [listed("b", 20)], next: "page 2" });
+    await loading;
+    expect(ids()).toEqual(["new", "b", "a"]);
+    expect(list.hasMore).toBe(false);
+  });
+
+  it("keeps what an event told when an older answer arrives", async () => {
+    await load([listed("a", 1)]);
+    await list.update(news("a", message(5), 4));
+    await load([listed("a", 1)]);
+    expect(list.get("a")).toMatchObject({ last_message: { seq: 5 }, unread_count: 4, updated_at: message(5).created_at });
+  });
+});
+
+describe("news of a conversation that isn't open", () => {
+  it("moves it to the top and brings the count of unread messages", async () => {
+    await load([listed("b", 2), listed("a", 1)]);
+    await list.update(news("a", message(3), 7));
+    expect([ids(), unread("a")]).toEqual([["a", "b"], 7]);
+    await list.update(news("a", null, 0, "read"));
+    expect([ids(), unread("a"), list.get("a")?.last_message?.seq]).toEqual([["a", "b"], 0, 3]);
+  });
+
+  it("is counted here when the server can't: each message of others once", async () => {
+    await load([listed("a", 1)]);
+    await list.update(news("a", message(2), null));
+    await list.update(news("a", message(2), null));
+    await list.update(news("a", message(3, { sender_id: ME }), null));
+    await list.update(news("a", null, null, "read"));
+    expect(unread("a")).toBe(1);
+  });
+
+  it("that isn't listed, or was changed in who takes part, is asked for", async () => {
+    await load([listed("a", 1), listed("gone", 2)]);
+    conversation.mockResolvedValueOnce(listed("new", 3));
+    await list.update(news("new", null, null, "added"));
+    conversation.mockRejectedValueOnce(new Refusal("forbidden", "Not yours"));
+    await list.update(news("gone", null, null, "removed"));
+    conversation.mockRejectedValueOnce(new Disconnected());
+    await list.update(news("a", null, null, "removed"));
+    await settle();
+    expect(ids()).toEqual(["new", "a"]);
+  });
+});
+
+describe("the open conversation", () => {
+  function open(seqs: number[], hasOlder: boolean, readUpTo: number, phase = "live"): Conversation {
+    const timeline = new Timeline();
+    timeline.join(joined(seqs.at(-1) ?? 0, seqs.map((seq) => newMessage(seq, { conversation_id: "a" })), { has_older: hasOlder }), undefined);
+    timeline.acked({ seq: 100 }, message(100, { conversation_id: "a", sender_id: ME }));
+    return { timeline, phase, readMarkers: new Map([[ME, readUpTo]]), online: new Set([OTHER]) } as unknown as Conversation;
+  }
+
+  it("has as many unread messages as others wrote behind my marker", async () => {
+    await load([listed("a", 9, { unread_count: 9 })]);
+    list.follow(open([5, 6, 7], true, 5));
+    expect([unread("a"), list.get("a")?.last_message?.seq]).toEqual([2, 100]);
+    list.follow(open([5, 6, 7], true, 7));
+    expect(unread("a")).toBe(0);
+  });
+
+  it("may have more of them than are loaded", async () => {
+    await load([listed("a", 7, { unread_count: 60 })]);
+    list.follow(open([5, 6, 7], true, 2));
+    expect(unread("a")).toBe(60);
+    list.follow(open([5, 6, 7], false, 2));
+    expect(unread("a")).toBe(3);
+  });
+
+  it("tells nothing of what was read while it is behind", async () => {
+    await load([listed("a", 7, { unread_count: 2 })]);
+    list.follow(open([5, 6, 7], false, 7, "behind"));
+    expect(unread("a")).toBe(2);
+  });
+});
+
+it("shows who comes and goes, and when", async () => {
+  const person = { user_id: OTHER, username: "", user_type: "vendor", role: "member", last_read_seq: 0, online: true, last_seen: "then" };
+  await load([listed("a", 1, { participants: [{ ...person }] }), listed("b", 2, { participants: [{ ...person }] })]);
+  list.presence({ type: "presence", user_id: OTHER, online: false, last_seen: "now" });
+  list.presence({ type: "presence", user_id: OTHER, online: true, last_seen: null });
+  expect(list.all.map(({ participants }) => participants[0])).toEqual([1, 2].map(() => ({ ...person, online: true, last_seen: "now" })));
+});
