@@ -4,9 +4,9 @@
 use partyline_shared::wire::{ErrorCode, MAX_CONTENT_CHARS, MAX_METADATA_BYTES, Refusal};
 use serde_json::{Value, value::RawValue};
 
-/// Numbers in metadata between these, or 0: Postgres writes `jsonb` numbers out in full, so one of 1e300 would cost
-/// every reader 300 bytes.
-const NUMBERS: std::ops::Range<f64> = 1e-30..1e30;
+/// Postgres writes `jsonb` numbers out in full: 1e300 costs every reader 300 bytes. So many more bytes than came may
+/// come of all numbers together.
+const MAX_WRITTEN_OUT: f64 = 4_096.0;
 
 /// A content without the white space around it.
 ///
@@ -31,8 +31,8 @@ pub fn content(text: &str) -> Result<String, Refusal> {
 /// Metadata as everybody will see it: one compact JSON object, numbers as JavaScript reads them.
 ///
 /// # Errors
-/// `invalid_metadata`: no object, larger than [`MAX_METADATA_BYTES`], nested too deeply, with NUL in a string or a
-/// number that no double holds.
+/// `invalid_metadata`: no object, larger than [`MAX_METADATA_BYTES`], nested too deeply, with NUL in a string, or with
+/// numbers too long when written out.
 pub fn metadata(raw: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
     let refuse = |why: &str| Refusal::new(ErrorCode::InvalidMetadata, why);
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else {
@@ -46,22 +46,25 @@ pub fn metadata(raw: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
     if !value.is_object() {
         return Err(refuse("metadata is not an object"));
     }
-    storable(&value).map_err(refuse)?;
+    if written_out(&value).map_err(refuse)? > MAX_WRITTEN_OUT {
+        return Err(refuse("metadata has numbers too large or too small"));
+    }
     serde_json::value::to_raw_value(&value).map_err(|error| refuse(&error.to_string()))
 }
 
-fn storable(value: &Value) -> Result<(), &'static str> {
+/// The digits that Postgres adds to the numbers, or why it can't hold the value.
+fn written_out(value: &Value) -> Result<f64, &'static str> {
     const NUL: &str = "metadata has a NUL character";
     match value {
-        Value::Null | Value::Bool(_) => Ok(()),
+        Value::Null | Value::Bool(_) => Ok(0.0),
         Value::Number(number) => {
-            let size = number.as_f64().unwrap_or(f64::INFINITY).abs();
-            (size == 0.0 || NUMBERS.contains(&size)).then_some(()).ok_or("metadata has a number out of range")
+            let digits = number.as_f64().map_or(0.0, |number| number.abs().log10().abs());
+            Ok(if digits.is_finite() { digits } else { 0.0 })
         }
-        Value::String(text) => (!text.contains('\0')).then_some(()).ok_or(NUL),
-        Value::Array(items) => items.iter().try_for_each(storable),
+        Value::String(text) => (!text.contains('\0')).then_some(0.0).ok_or(NUL),
+        Value::Array(items) => items.iter().map(written_out).sum(),
         Value::Object(fields) => {
-            fields.iter().try_for_each(|(name, value)| if name.contains('\0') { Err(NUL) } else { storable(value) })
+            fields.iter().map(|(name, value)| if name.contains('\0') { Err(NUL) } else { written_out(value) }).sum()
         }
     }
 }
@@ -98,6 +101,7 @@ mod tests {
         assert_eq!(meta("{ \"b\" : [1, 2.50, -0.0, \"x\"] }").unwrap(), "{\"b\":[1,2.5,-0.0,\"x\"]}");
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200), "]".repeat(200));
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_METADATA_BYTES));
+        let wide = format!("{{\"a\":[{}1]}}", "1e300,".repeat(20));
         let bad = [
             "[]",
             "7",
@@ -105,15 +109,15 @@ mod tests {
             "{\"a\":\"\\u0000\"}",
             "{\"\\u0000\":1}",
             "{\"a\":\"\\ud800\"}",
-            "{\"a\":1e300}",
             "{\"a\":1e400}",
-            "{\"a\":-1e-200}",
             &deep,
             &long,
+            &wide,
         ];
         for text in bad {
             assert_eq!(meta(text), Err(ErrorCode::InvalidMetadata), "{}", &text[..text.len().min(40)]);
         }
+        assert_eq!(meta("{\"a\":[1e+300,-3e-154]}").unwrap(), "{\"a\":[1e+300,-3e-154]}");
         // Too small for a double: 0, as JavaScript reads it.
         assert_eq!(meta("{\"a\":1e-20000}").unwrap(), "{\"a\":0.0}");
     }

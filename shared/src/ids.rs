@@ -61,7 +61,7 @@ pub type Seq = u64;
 
 /// A user's id as the token names it: 1 to 128 bytes, no control characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, utoipa::ToSchema)]
-#[schema(value_type = String, min_length = 1, max_length = 128)]
+#[schema(value_type = String, pattern = "^([ -~]{1,128}|[^\\x00-\\x1f\\x7f-\\x9f]{1,32})$")]
 pub struct UserId(Arc<str>);
 
 /// Why a text is no user id.

@@ -30,7 +30,7 @@ pub struct NewConversation {
 /// Creates a conversation, or finds the direct one of these two.
 ///
 /// # Errors
-/// `bad_request` (title, number of people), `unavailable`.
+/// `bad_request` (title), `conflict` (number of people), `unavailable`.
 pub async fn create(chat: &Arc<Chat>, who: &Identity, asked: NewConversation) -> Result<Created, Refusal> {
     let new = check(who, asked, chat.config.group_max as usize)?;
     let created = chat.store.create_conversation(who, &new).await.map_err(|error| {
@@ -72,11 +72,12 @@ fn check(who: &Identity, asked: NewConversation, group_max: usize) -> Result<sto
     participants.dedup();
     match asked.kind {
         Kind::Direct if participants.len() != 2 => {
-            Err(refuse("a direct conversation has two people: for anybody but a service, oneself and one other".into()))
+            let why = "a direct conversation has two people: for anybody but a service, oneself and one other";
+            Err(Refusal::new(ErrorCode::Conflict, why))
         }
         Kind::Group if participants.is_empty() => Err(refuse("a group has somebody in it".into())),
         Kind::Group if participants.len() > group_max => {
-            Err(refuse(format!("a group has {group_max} participants at most")))
+            Err(Refusal::new(ErrorCode::Conflict, format!("a group has {group_max} participants at most")))
         }
         kind => {
             let owner = (kind == Kind::Group && participants.contains(&who.user_id)).then(|| who.user_id.clone());

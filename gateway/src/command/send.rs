@@ -38,7 +38,7 @@ pub struct SendAck {
 /// Sends a message.
 ///
 /// # Errors
-/// `not_found`, `forbidden`, `invalid_content`, `invalid_metadata`, `bad_request` (`reply_to`), `rate_limited`;
+/// `not_found`, `forbidden`, `invalid_content`, `invalid_metadata`, `rate_limited`;
 /// `unavailable`: perhaps stored, and a repeat with the same `client_id` finds out.
 pub async fn send(
     chat: &Arc<Chat>,
@@ -61,7 +61,7 @@ pub async fn send(
     }
     if let Some(seq) = command.reply_to {
         let found = history::find(&chat.store, &chat.log, conversation_id, seq).await?;
-        found.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "reply_to names no message of this conversation"))?;
+        found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "reply_to names no message of this conversation"))?;
     }
     chat.budget.spend(&who.user_id, entrance).await?;
 

@@ -37,7 +37,7 @@ pub(super) struct ListParams {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
     /// `next` of the part before.
-    #[param(pattern = "^[0-9a-f]{1,16}[.][0-9a-f]{32}$")]
+    #[param(pattern = "^[0-9a-f]{1,14}[.][0-9a-f]{32}$")]
     cursor: Option<String>,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct CreateBody {
     participant_ids: Vec<UserId>,
     /// At most 200 characters.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     title: Option<String>,
     /// `direct` by default: of two people, and only one of each two.
     #[serde(default)]
@@ -102,6 +102,8 @@ pub(super) struct CreateBody {
     responses(
         (status = 201, description = "Created", body = ConversationView, headers(("location" = String))),
         (status = 200, description = "These two have this one already", body = ConversationView),
+        (status = 409, description = "`conflict`: not two people for a direct one, too many for a group",
+            body = Problem, content_type = "application/problem+json"),
         Common, OfBody
     ))]
 pub(super) async fn create(

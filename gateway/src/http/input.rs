@@ -97,7 +97,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gateway>> for PerhapsGiven<T> {
     async fn from_request(request: Request, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = read(body, gateway).await?;
-        if bytes.is_empty() {
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self(None));
         }
         if !says_json(&parts.headers) {

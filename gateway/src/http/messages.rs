@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use partyline_shared::{
     event::MessageType,
     ids::{ClientId, ConversationId, Seq},
-    wire::{ErrorCode, Refusal, SendMessage},
+    wire::SendMessage,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -38,11 +38,11 @@ pub(super) struct PageParams {
     limit: Option<u32>,
     /// The newest messages before this `seq`.
     #[serde(default, deserialize_with = "input::seq")]
-    #[param(maximum = 9_007_199_254_740_991_u64)]
+    #[param(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     before: Option<Seq>,
-    /// The oldest messages after this `seq`; not together with `before`.
+    /// The oldest messages after this `seq`; with `before`, only those before that.
     #[serde(default, deserialize_with = "input::seq")]
-    #[param(maximum = 9_007_199_254_740_991_u64)]
+    #[param(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     after: Option<Seq>,
 }
 
@@ -61,15 +61,18 @@ pub(super) async fn list(
     let range = match (params.before, params.after) {
         (None, None) => Range::Last,
         (Some(before), None) => Range::Before(before),
-        (None, Some(after)) => Range::After(after),
-        (Some(_), Some(_)) => {
-            return Err(Refusal::new(ErrorCode::BadRequest, "before and after exclude each other").into());
-        }
+        (_, Some(after)) => Range::After(after),
     };
     let chat = &gateway.chat;
     let membership = chat.members.get(id).await?;
     authorise::take_part(&who, &membership)?;
-    let page = history::page(&chat.store, &chat.log, id, range, limit).await?;
+    let mut page = history::page(&chat.store, &chat.log, id, range, limit).await?;
+    if let (Some(before), Some(_)) = (params.before, params.after)
+        && let Some(end) = page.messages.iter().position(|message| message.seq >= before)
+    {
+        page.messages.truncate(end);
+        page.has_newer = false;
+    }
     Ok(Json(MessagePage {
         next_before: page.messages.first().filter(|_| page.has_older).map(|first| first.seq),
         next_after: page.messages.last().filter(|_| page.has_newer).map(|last| last.seq),
@@ -84,7 +87,11 @@ pub(super) struct SendBody {
     /// My own name for the message: sent again with it, it is the same message.
     client_id: ClientId,
     /// 1 to 1,000 characters once white space around it is cut off; no control characters but tab and line breaks.
-    #[schema(min_length = 1)]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+    )]
     content: String,
     /// `text` by default; `system` for services only.
     #[serde(default)]
@@ -95,7 +102,7 @@ pub(super) struct SendBody {
     metadata: Option<Box<RawValue>>,
     /// The `seq` of the message that this one answers.
     #[serde(default, deserialize_with = "input::seq")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     reply_to: Option<Seq>,
 }
 
@@ -133,7 +140,7 @@ pub(super) async fn send(
 pub(super) struct MarkReadBody {
     /// The last `seq` that I have read; all if it is missing.
     #[serde(default, deserialize_with = "input::seq")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     seq: Option<Seq>,
 }
 
