@@ -1,0 +1,108 @@
+//! What every subcommand needs: whom to measure, tokens, how to connect.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    target::{self, Gateway},
+    tokens::Signer,
+};
+
+/// Tokens outlive the longest run that makes sense.
+const TOKEN_SECONDS: u64 = 24 * 3_600;
+
+/// Options of every subcommand.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Target")]
+pub(crate) struct Target {
+    /// A gateway's WebSocket, ws://HOST:PORT/ws; several times for several gateways, over which people are spread.
+    /// Without it the one that `make run` starts: ws://127.0.0.1:8080/ws.
+    #[arg(long = "url", global = true, value_name = "URL")]
+    urls: Vec<String>,
+    /// The secret that signs tokens (HS256). Without it the one of `make run`, from the data folder's `env` file.
+    #[arg(long, global = true, env = "PARTYLINE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    secret: Option<String>,
+    /// The data folder of `make run`; `.partyline/cluster-3` for that of `make cluster`.
+    #[arg(long, global = true, env = "PARTYLINE_DATA_DIR", default_value = ".partyline", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// A gateway's process, for CPU time and memory. Without it those that `make run` has noted in `pids.json`.
+    #[arg(long = "pid", global = true, value_name = "PID")]
+    pids: Vec<u32>,
+    /// Begins the ids of all people. People of an earlier run are found again under the same one, and so are their
+    /// conversations; without it they are new.
+    #[arg(long, global = true, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Handshakes under way at once.
+    #[arg(long, global = true, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    connecting: u16,
+    /// Where to write the result as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Whom to measure, and how to connect.
+pub(crate) struct Bench {
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) signer: Signer,
+    pub(crate) pids: Vec<u32>,
+    pub(crate) prefix: String,
+    pub(crate) connecting: usize,
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Bench {
+    /// # Errors
+    /// If a URL is none, or there is no secret.
+    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
+        let env = target::env_file(&target.data_dir);
+        let secret = target.secret.or_else(|| env.get("PARTYLINE_JWT_SECRET").cloned()).with_context(|| {
+            format!(
+                "no secret to sign tokens with: --secret, PARTYLINE_JWT_SECRET, or {} as `make run` writes it",
+                target.data_dir.join("env").display()
+            )
+        })?;
+        let gateways = target::gateways(&target.urls, &env)?;
+        // Noted processes are those of the gateways that `make run` started; named URLs may be any.
+        let noted = || if target.urls.is_empty() { target::gateway_pids(&target.data_dir) } else { Vec::new() };
+        let pids = if target.pids.is_empty() { noted() } else { target.pids };
+        let prefix = target.prefix.unwrap_or_else(|| format!("load-{:08x}", rand::random::<u32>()));
+        let connecting = usize::from(target.connecting);
+        let signer = Signer::new(&secret, TOKEN_SECONDS);
+        Ok(Self { gateways, signer, pids, prefix, connecting, json: target.json })
+    }
+
+    /// A person's id.
+    pub(crate) fn user(&self, number: usize) -> String {
+        format!("{}-{number}", self.prefix)
+    }
+
+    /// The gateways' processes.
+    ///
+    /// # Errors
+    /// If none are known.
+    pub(crate) fn known_pids(&self) -> anyhow::Result<&[u32]> {
+        anyhow::ensure!(!self.pids.is_empty(), "which process is the gateway? --pid tells (pids.json has none)");
+        Ok(&self.pids)
+    }
+
+    /// The gateways' URLs.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.gateways.iter().map(|gateway| gateway.url.clone()).collect()
+    }
+
+    /// Writes the result to the file of `--json`, if there is one.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub(crate) fn write_json(&self, result: &impl Serialize) -> anyhow::Result<()> {
+        if let Some(path) = &self.json {
+            let mut json = serde_json::to_vec_pretty(result)?;
+            json.push(b'\n');
+            std::fs::write(path, json).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! From an address and a token to an open WebSocket.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use partyline_shared::wire::SUBPROTOCOL;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::target::Gateway;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_HEAD: usize = 8 * 1_024;
+/// Key and answer of RFC 6455, section 1.3: they guard against caches, which a load test has none of.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A socket behind its handshake.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) stream: TcpStream,
+    /// What came right behind the handshake.
+    pub(crate) early: Vec<u8>,
+}
+
+/// Connects, from `source` if one is given.
+///
+/// # Errors
+/// What failed, in one or two words, fit to be counted.
+pub(crate) async fn open_tcp(addr: SocketAddr, source: Option<Ipv4Addr>) -> Result<TcpStream, String> {
+    let connect = async {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(source) = source {
+            socket.bind((source, 0).into())?;
+        }
+        let stream = socket.connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    match timeout(PATIENCE, connect).await {
+        Ok(connected) => connected.map_err(|error| name(&error)),
+        Err(_) => Err("connect timed out".into()),
+    }
+}
+
+/// Connects and upgrades.
+///
+/// # Errors
+/// As [`open_tcp`]; `http 401` and the like for a refusal.
+pub(crate) async fn open(gateway: &Gateway, source: Option<Ipv4Addr>, token: &str) -> Result<Opened, String> {
+    let mut stream = open_tcp(gateway.addr, source).await?;
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\nAuthorization: Bearer {token}\r\n\r\n",
+        gateway.path, gateway.authority
+    );
+    let upgrade = async {
+        stream.write_all(request.as_bytes()).await.map_err(|error| name(&error))?;
+        let mut read = Vec::with_capacity(1_024);
+        let end = loop {
+            if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+            if read.len() > MAX_HEAD {
+                return Err("handshake too long".into());
+            }
+            if stream.read_buf(&mut read).await.map_err(|error| name(&error))? == 0 {
+                return Err("closed in the handshake".into());
+            }
+        };
+        accepted(&read[..end])?;
+        read.drain(..end + 4);
+        Ok::<_, String>(read)
+    };
+    let early = timeout(PATIENCE, upgrade).await.unwrap_or_else(|_| Err("handshake timed out".into()))?;
+    Ok(Opened { stream, early })
+}
+
+/// Whether a response's head is an upgrade.
+fn accepted(head: &[u8]) -> Result<(), String> {
+    let head = std::str::from_utf8(head).map_err(|_| "handshake is no text")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or("without status");
+    if status != "101" {
+        return Err(format!("http {status}"));
+    }
+    let has = |name: &str, value: &str| {
+        lines
+            .clone()
+            .filter_map(|line| line.split_once(':'))
+            .any(|(it, of)| it.eq_ignore_ascii_case(name) && of.trim() == value)
+    };
+    if !has("sec-websocket-accept", ACCEPT) {
+        return Err("handshake with a wrong key".into());
+    }
+    if !has("sec-websocket-protocol", SUBPROTOCOL) {
+        return Err("handshake with another subprotocol".into());
+    }
+    Ok(())
+}
+
+/// An error's kind, which is the same for all sockets that fail alike.
+fn name(error: &io::Error) -> String {
+    error.kind().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_upgrade_to_partyline_is_taken() {
+        let good = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {ACCEPT}\r\nsec-websocket-protocol: {SUBPROTOCOL}"
+        );
+        assert_eq!(accepted(good.as_bytes()), Ok(()));
+        assert_eq!(accepted(b"HTTP/1.1 401 Unauthorized\r\nx: y"), Err("http 401".into()));
+        assert!(accepted(good.replace(ACCEPT, "AAAA").as_bytes()).is_err());
+        assert!(accepted(good.replace(SUBPROTOCOL, "chat").as_bytes()).is_err());
+        assert!(accepted(b"").is_err());
+    }
+}

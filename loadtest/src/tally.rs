@@ -1,0 +1,235 @@
+//! What happened in a run, counted from many tasks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::Mutex;
+use partyline_shared::wire::Limits;
+
+use crate::{
+    client::Ended,
+    histogram::{Latency, Times},
+};
+
+const UNSENT: u8 = 0;
+const SENT: u8 = 1;
+const ACKED: u8 = 2;
+const REFUSED: u8 = 3;
+
+/// Counts of one run.
+pub(crate) struct Tally {
+    /// In every measured message of this run.
+    pub(crate) run: u32,
+    /// How many sockets get each message, the sender's own included.
+    receivers: u32,
+    /// The seat that sends message `n` is `senders[n % len]`.
+    senders: Vec<u32>,
+    messages: Vec<Message>,
+    pub(crate) sent: AtomicU64,
+    pub(crate) acked: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) duplicate_acks: AtomicU64,
+    /// Distinct messages that distinct sockets got.
+    pub(crate) received: AtomicU64,
+    pub(crate) doubled: AtomicU64,
+    pub(crate) out_of_order: AtomicU64,
+    pub(crate) gaps: AtomicU64,
+    /// Frames of any kind.
+    pub(crate) frames: AtomicU64,
+    /// Bytes of the frames with measured messages.
+    pub(crate) bytes: AtomicU64,
+    pub(crate) times: Mutex<Times>,
+    errors: Mutex<BTreeMap<String, u64>>,
+    closes: Mutex<BTreeMap<String, u64>>,
+    pub(crate) limits: OnceLock<Limits>,
+}
+
+#[derive(Debug, Default)]
+struct Message {
+    state: AtomicU8,
+    /// In nanoseconds of the machine's monotonic clock.
+    due: AtomicU64,
+    receivers: AtomicU32,
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Receipts of acknowledged messages that never came.
+    pub(crate) missing: u64,
+    /// Messages neither acknowledged nor refused.
+    pub(crate) unanswered: u64,
+}
+
+impl Tally {
+    /// For `messages` messages, each of which goes to `receivers` sockets.
+    pub(crate) fn new(messages: u32, receivers: u32, senders: Vec<u32>) -> Self {
+        Self {
+            run: rand::random(),
+            receivers,
+            senders,
+            messages: (0..messages).map(|_| Message::default()).collect(),
+            sent: AtomicU64::default(),
+            acked: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            duplicate_acks: AtomicU64::default(),
+            received: AtomicU64::default(),
+            doubled: AtomicU64::default(),
+            out_of_order: AtomicU64::default(),
+            gaps: AtomicU64::default(),
+            frames: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            times: Mutex::default(),
+            errors: Mutex::default(),
+            closes: Mutex::default(),
+            limits: OnceLock::new(),
+        }
+    }
+
+    /// The seat that sends a message; none if nobody here does.
+    pub(crate) fn sender(&self, number: u32) -> Option<u32> {
+        let place = (number as usize).checked_rem(self.senders.len())?;
+        self.senders.get(place).copied()
+    }
+
+    fn message(&self, number: u32) -> Option<&Message> {
+        self.messages.get(number as usize)
+    }
+
+    /// A message that was due at `due` is about to be written, at `now`.
+    pub(crate) fn sending(&self, number: u32, due: u64, now: u64) {
+        if let Some(message) = self.message(number) {
+            message.due.store(due, Relaxed);
+            message.state.store(SENT, Relaxed);
+            self.sent.fetch_add(1, Relaxed);
+            self.times.lock().record(Latency::Late, now.saturating_sub(due));
+        }
+    }
+
+    /// The server has stored it, as was heard at `at`.
+    pub(crate) fn ack(&self, number: u32, at: u64, duplicate: bool) {
+        let Some(message) = self.message(number) else { return };
+        if message.state.swap(ACKED, Relaxed) == ACKED {
+            self.error("second_ack");
+            return;
+        }
+        self.acked.fetch_add(1, Relaxed);
+        if duplicate {
+            // We send each client_id once: the server has taken somebody's message for ours.
+            self.duplicate_acks.fetch_add(1, Relaxed);
+        }
+        self.times.lock().record(Latency::Ack, at.saturating_sub(message.due.load(Relaxed)));
+    }
+
+    /// The server has refused it, or the socket has.
+    pub(crate) fn refuse(&self, number: u32, code: &str) {
+        if let Some(message) = self.message(number)
+            && message.state.swap(REFUSED, Relaxed) == SENT
+        {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        self.error(code);
+    }
+
+    /// A socket has got it for the first time; `after` unless it is the sender's own.
+    pub(crate) fn receive(&self, number: u32, size: usize, after: Option<u64>) {
+        let Some(message) = self.message(number) else { return };
+        message.receivers.fetch_add(1, Relaxed);
+        self.received.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(size as u64, Relaxed);
+        if let Some(after) = after {
+            self.times.lock().record(Latency::Delivery, after);
+        }
+    }
+
+    /// An error, by its code.
+    pub(crate) fn error(&self, code: &str) {
+        *self.errors.lock().entry(code.to_owned()).or_default() += 1;
+    }
+
+    /// A socket has ended.
+    pub(crate) fn ended(&self, why: &Ended) {
+        let name = match why {
+            Ended::ByUs => return,
+            Ended::ByServer(code) => code.to_string(),
+            Ended::Broken(how) => how.clone(),
+        };
+        *self.closes.lock().entry(name).or_default() += 1;
+    }
+
+    /// Errors by code.
+    pub(crate) fn errors(&self) -> BTreeMap<String, u64> {
+        self.errors.lock().clone()
+    }
+
+    /// Sockets that we didn't close, by close code or what broke them.
+    pub(crate) fn closes(&self) -> BTreeMap<String, u64> {
+        self.closes.lock().clone()
+    }
+
+    /// Takes every message for sent and stored: whoever sends them gives no account.
+    pub(crate) fn assume_acked(&self) {
+        self.messages.iter().for_each(|message| message.state.store(ACKED, Relaxed));
+        self.sent.store(self.messages.len() as u64, Relaxed);
+        self.acked.store(self.messages.len() as u64, Relaxed);
+    }
+
+    /// What is still to come, or never came.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let mut outcome = Outcome { missing: 0, unanswered: 0 };
+        for message in &self.messages {
+            match message.state.load(Relaxed) {
+                UNSENT | REFUSED => {}
+                ACKED => {
+                    let missing = self.receivers.saturating_sub(message.receivers.load(Relaxed));
+                    outcome.missing += u64::from(missing);
+                }
+                _ => outcome.unanswered += 1,
+            }
+        }
+        outcome
+    }
+
+    /// Bytes of an average frame with a measured message.
+    pub(crate) fn frame_size(&self) -> u64 {
+        self.bytes.load(Relaxed).checked_div(self.received.load(Relaxed)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_are_receipts_of_stored_messages_only() {
+        let tally = Tally::new(4, 2, vec![5, 6]);
+        (0..3).for_each(|number| tally.sending(number, 1_000_000, 1_000_010));
+        assert_eq!(tally.outcome(), Outcome { missing: 0, unanswered: 3 });
+        tally.ack(0, 3_000_000, false);
+        assert!((tally.times.lock().whole(Latency::Ack).max_ms - 2.0).abs() < 0.01);
+        tally.receive(0, 50, Some(200));
+        tally.ack(1, 3_000_000, false);
+        tally.receive(1, 50, Some(200));
+        tally.receive(1, 50, None);
+        tally.refuse(2, "rate_limited");
+        assert_eq!(tally.outcome(), Outcome { missing: 1, unanswered: 0 });
+        assert_eq!((tally.acked.load(Relaxed), tally.refused.load(Relaxed), tally.frame_size()), (2, 1, 50));
+        assert_eq!(tally.errors()["rate_limited"], 1);
+        assert_eq!((tally.sender(0), tally.sender(3)), (Some(5), Some(6)));
+    }
+
+    #[test]
+    fn only_the_ends_that_others_made_are_told() {
+        let tally = Tally::new(0, 0, Vec::new());
+        tally.ended(&Ended::ByUs);
+        tally.ended(&Ended::ByServer(4008));
+        tally.ended(&Ended::ByServer(4008));
+        assert_eq!(tally.closes(), BTreeMap::from([("4008".to_owned(), 2)]));
+        assert_eq!(tally.sender(0), None);
+    }
+}

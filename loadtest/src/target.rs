@@ -1,0 +1,123 @@
+//! What is measured: gateways by URL, and what `make run` left in its data folder about them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{SocketAddr, ToSocketAddrs},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+
+const DEFAULT_URL: &str = "ws://127.0.0.1:8080/ws";
+
+/// One gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    /// As given: `ws://host:port/ws`.
+    pub(crate) url: String,
+    pub(crate) addr: SocketAddr,
+    /// `host:port`, for the `Host` header.
+    pub(crate) authority: String,
+    pub(crate) path: String,
+}
+
+impl Gateway {
+    /// Reads `ws://host[:port][/path]`; the path is `/ws` unless given.
+    ///
+    /// # Errors
+    /// If it is no such URL, or the host has no address.
+    pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
+        let rest = match url.split_once("://") {
+            Some(("ws" | "http", rest)) => rest,
+            Some(("wss" | "https", _)) => {
+                bail!("{url}: no TLS here; measure the gateway itself, not the proxy before it")
+            }
+            _ => bail!("{url}: a gateway's URL looks like {DEFAULT_URL}"),
+        };
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, "/"),
+        };
+        let port_given = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let authority = if port_given { authority.to_owned() } else { format!("{authority}:80") };
+        let addr = authority
+            .to_socket_addrs()
+            .with_context(|| url.to_owned())?
+            .next()
+            .with_context(|| format!("{url}: the host has no address"))?;
+        let path = if path == "/" { "/ws" } else { path };
+        Ok(Self { url: url.to_owned(), addr, authority, path: path.to_owned() })
+    }
+
+    /// A URL of the REST API, on the same port.
+    pub(crate) fn http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.authority)
+    }
+}
+
+/// The gateways that are named, else the one that `make run` starts.
+///
+/// # Errors
+/// If a URL is none.
+pub(crate) fn gateways(urls: &[String], env: &HashMap<String, String>) -> anyhow::Result<Vec<Gateway>> {
+    if !urls.is_empty() {
+        return urls.iter().map(|url| Gateway::parse(url)).collect();
+    }
+    let url = match env.get("PARTYLINE_HTTP_ADDR").cloned().or_else(|| std::env::var("PARTYLINE_HTTP_ADDR").ok()) {
+        Some(addr) if !addr.is_empty() => format!("ws://{addr}/ws"),
+        _ => DEFAULT_URL.to_owned(),
+    };
+    Ok(vec![Gateway::parse(&url)?])
+}
+
+/// The settings in a data folder's `env` file; none without the file.
+pub(crate) fn env_file(data_dir: &Path) -> HashMap<String, String> {
+    std::fs::read_to_string(data_dir.join("env")).map(|text| settings(&text)).unwrap_or_default()
+}
+
+/// Reads lines of `NAME='value'`, quoted for a shell.
+fn settings(text: &str) -> HashMap<String, String> {
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs
+        .map(|(name, value)| {
+            let bare = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')).unwrap_or(value);
+            (name.trim().to_owned(), bare.replace(r"'\''", "'"))
+        })
+        .collect()
+}
+
+/// The gateways' process ids as `make run` noted them.
+pub(crate) fn gateway_pids(data_dir: &Path) -> Vec<u32> {
+    #[derive(serde::Deserialize)]
+    struct Process {
+        pid: u32,
+    }
+    let json = std::fs::read(data_dir.join("pids.json")).unwrap_or_default();
+    let parts: BTreeMap<String, Process> = serde_json::from_slice(&json).unwrap_or_default();
+    parts.into_iter().filter(|(part, _)| part.starts_with("gateway")).map(|(_, process)| process.pid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_an_address_and_a_path() {
+        let gateway = Gateway::parse("ws://127.0.0.1:9000").unwrap();
+        assert_eq!((gateway.addr, gateway.path.as_str()), (([127, 0, 0, 1], 9000).into(), "/ws"));
+        assert_eq!(gateway.http("/livez"), "http://127.0.0.1:9000/livez");
+        let gateway = Gateway::parse("ws://127.0.0.1/chat/ws").unwrap();
+        assert_eq!((gateway.authority.as_str(), gateway.path.as_str()), ("127.0.0.1:80", "/chat/ws"));
+        for bad in ["wss://127.0.0.1:1", "127.0.0.1:1", "ws://:x:/", ""] {
+            assert!(Gateway::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_are_unquoted() {
+        let found = settings("PARTYLINE_NATS_URL='nats://a'\nPARTYLINE_JWT_SECRET='it'\\''s'\n\nBARE=x\n");
+        assert_eq!(found["PARTYLINE_NATS_URL"], "nats://a");
+        assert_eq!(found["PARTYLINE_JWT_SECRET"], "it's");
+        assert_eq!(found["BARE"], "x");
+    }
+}
