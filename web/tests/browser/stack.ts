@@ -1,0 +1,159 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { createHmac, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/** The first start of all may have to fetch servers and build the page. */
+const START_MS = 100_000;
+/** Longer than the stack's own patience with its parts. */
+const STOP_MS = 60_000;
+
+/** What a test needs to know of a running stack. */
+export interface StackInfo {
+  url: string;
+  port: number;
+  dataDir: string;
+  secret: string;
+}
+
+export interface Person {
+  userId: string;
+  name: string;
+  token: string;
+}
+
+/** `devstack run` on ports and data of its own: the programs that are deployed, with real NATS and Postgres. */
+export class Stack {
+  private constructor(
+    readonly info: StackInfo,
+    private readonly folder: string,
+    private readonly child: ChildProcess,
+  ) {}
+
+  static async start(): Promise<Stack> {
+    const program = required("PARTYLINE_DEVSTACK");
+    const folder = mkdtempSync(join(tmpdir(), "partyline-browser-"));
+    const [port, admin, persisterAdmin] = await freePorts(3);
+    const info = { url: `http://127.0.0.1:${port}`, port: port ?? 0, dataDir: join(folder, "data"), secret: randomBytes(32).toString("hex") };
+    // A person's own settings, their databases above all, are none of a test's.
+    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("PARTYLINE_"));
+    const child = spawn(program, ["run"], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: {
+        ...Object.fromEntries(inherited),
+        PARTYLINE_DATA_DIR: info.dataDir,
+        PARTYLINE_HTTP_ADDR: `127.0.0.1:${port}`,
+        PARTYLINE_ADMIN_ADDR: `127.0.0.1:${admin}`,
+        PARTYLINE_PERSISTER_ADMIN_ADDR: `127.0.0.1:${persisterAdmin}`,
+        PARTYLINE_JWT_SECRET: info.secret,
+        PARTYLINE_MESSAGES_PER_MINUTE: "0",
+        PARTYLINE_DRAIN_SECONDS: "0",
+      },
+    });
+    const stack = new Stack(info, folder, child);
+    try {
+      await stack.ready();
+    } catch (error) {
+      await stack.stop();
+      throw error;
+    }
+    return stack;
+  }
+
+  private async ready(): Promise<void> {
+    let said = "";
+    let isUp = false;
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream?.on("data", (data: Buffer) => {
+        if (!isUp) said += data.toString();
+        isUp ||= said.includes("Ctrl-C stops");
+      });
+    }
+    let failure: Error | undefined;
+    this.child.on("error", (error) => (failure = error));
+    const deadline = Date.now() + START_MS;
+    while (!isUp) {
+      if (failure) throw failure;
+      if (this.child.exitCode !== null || Date.now() > deadline) throw new Error(`the stack did not start:\n${said}`);
+      await sleep(20);
+    }
+    if (!said.includes("chat page")) throw new Error(`the stack has no page:\n${said}`);
+  }
+
+  /** Ends every process, and removes all data. */
+  async stop(): Promise<void> {
+    const { child } = this;
+    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
+      const ended = once(child, "exit");
+      child.kill("SIGTERM");
+      const killer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
+      await ended;
+      clearTimeout(killer);
+    }
+    // Run by root, Postgres keeps its data outside, where its user can reach it.
+    try {
+      rmSync(resolve(this.info.dataDir, readlinkSync(join(this.info.dataDir, "postgres"))), { recursive: true, force: true });
+    } catch {
+      // It is a folder like any other.
+    }
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** The gateway's process: another one after it was killed. */
+export function gatewayPid({ dataDir }: StackInfo): number | undefined {
+  const pids = JSON.parse(readFileSync(join(dataDir, "pids.json"), "utf8")) as Record<string, { pid: number }>;
+  return pids.gateway?.pid;
+}
+
+/** Somebody new, signed in for an hour. */
+export function person({ secret }: StackInfo, name: string, userType: "customer" | "vendor"): Person {
+  const userId = `${name.toLowerCase().replaceAll(/[^a-z]+/g, "-")}-${randomBytes(4).toString("hex")}`;
+  const now = Math.floor(Date.now() / 1_000);
+  const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const claims = { sub: userId, username: name, user_type: userType, iat: now, exp: now + 3_600 };
+  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
+  return { userId, name, token: `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}` };
+}
+
+/** Calls the REST part as somebody. */
+export async function call<T>({ url }: StackInfo, { token }: Person, method: string, path: string, body?: object): Promise<T> {
+  const response = await fetch(`${url}/chat/api/${path}`, {
+    method,
+    headers: { authorization: `Bearer ${token}`, ...(body && { "content-type": "application/json" }) },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+  return (await response.json()) as T;
+}
+
+/** The conversation of two. Both are made known first: a gateway learns names from tokens. */
+export async function converse(stack: StackInfo, one: Person, other: Person): Promise<string> {
+  await call(stack, other, "GET", "conversations/?limit=1");
+  const { id } = await call<{ id: string }>(stack, one, "POST", "conversations/", { participant_ids: [other.userId], kind: "direct", title: null });
+  return id;
+}
+
+export function required(name: string): string {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set: \`make test\` sets it`);
+  return value;
+}
+
+/** Ports that were free a moment ago, all different. */
+async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer().listen(0, "127.0.0.1");
+      await once(server, "listening");
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => (server.address() as { port: number }).port);
+  await Promise.all(servers.map((server) => once(server.close(), "close")));
+  return ports;
+}

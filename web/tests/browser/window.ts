@@ -1,0 +1,81 @@
+import { type Browser, type BrowserContextOptions, chromium, type Locator, type Page } from "playwright-core";
+import { type Person, required } from "./stack.ts";
+
+export function launch(): Promise<Browser> {
+  // Chromium's sandbox refuses root.
+  const isRoot = process.getuid?.() === 0;
+  return chromium.launch({ executablePath: required("PARTYLINE_CHROMIUM"), args: isRoot ? ["--no-sandbox"] : [] });
+}
+
+export interface WindowOptions extends BrowserContextOptions {
+  /** Who is signed in; nobody unless given. */
+  person?: Person;
+  /** The conversation that is open from the start. */
+  conversation?: string;
+}
+
+/** One window of somebody's browser, with storage of its own. */
+export class ChatWindow {
+  /** What went wrong in the page's own code. */
+  readonly problems: string[] = [];
+
+  private constructor(readonly page: Page) {
+    page.on("pageerror", (error) => this.problems.push(String(error)));
+    // A cut network is told on the console, too; that is no problem of the page.
+    page.on("console", (line) => line.type() === "error" && !/net::ERR_|WebSocket connection/.test(line.text()) && this.problems.push(line.text()));
+  }
+
+  static async open(browser: Browser, url: string, { person, conversation, ...options }: WindowOptions = {}): Promise<ChatWindow> {
+    const context = await browser.newContext({ locale: "en-GB", ...options });
+    if (person) await context.addInitScript((token) => sessionStorage.setItem("partyline.token", token), person.token);
+    const window = new ChatWindow(await context.newPage());
+    await window.page.goto(`${url}/${conversation === undefined ? "" : `#/${conversation}`}`);
+    return window;
+  }
+
+  close(): Promise<void> {
+    return this.page.context().close();
+  }
+
+  /** What the messages of the log say, in order. */
+  contents(): Promise<string[]> {
+    return this.page.locator(".row .content").allTextContents();
+  }
+
+  row(content: string): Locator {
+    return this.page.locator(".row", { hasText: content });
+  }
+
+  /** What is told of a message of one's own: "Sending…", "Sent", "Read". */
+  delivery(content: string): Promise<string | null> {
+    return this.row(content).getAttribute("data-delivery");
+  }
+
+  get input(): Locator {
+    return this.page.getByLabel("Message", { exact: true });
+  }
+
+  async send(content: string): Promise<void> {
+    await this.input.fill(content);
+    await this.input.press("Enter");
+  }
+
+  /** Under the name of whom one talks with: "online", "typing…". */
+  subtitle(): Promise<string | null> {
+    return this.page.getByTestId("subtitle").textContent();
+  }
+
+  connection(): Promise<string | null> {
+    return this.page.getByTestId("connection").textContent();
+  }
+
+  /** A conversation in the list. */
+  item(title: string): Locator {
+    return this.page.getByTestId("conversations").locator("li", { hasText: title });
+  }
+
+  /** How many messages of it are unread; empty for none. */
+  async unread(title: string): Promise<string> {
+    return (await this.item(title).locator(".badge:visible").allTextContents()).join();
+  }
+}
