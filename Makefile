@@ -6,13 +6,15 @@ PROFILE ?= release
 NATS ?= 3
 GATEWAYS ?= 3
 PERSISTERS ?= 2
+# What `make loadtest` measures, and its options.
+ARGS ?= latency
 
 STACK = -p partyline-devstack -p partyline-gateway -p partyline-persister
 # cargo knows where it builds to (CARGO_TARGET_DIR, its configuration); recursive, so only asked when needed.
 PROGRAMS = $$(scripts/target-dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test lint fmt bench deny clean purge
+.PHONY: help run cluster build test lint fmt loadtest bench deny clean purge
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -36,6 +38,10 @@ lint: ## Format and lints only
 
 fmt: ## Formats the Rust code
 	cargo fmt --all
+
+loadtest: ## Beside a running `make run`: 10,000 people for 30 s (ARGS="room", ARGS="idle", ARGS="goose", ARGS=--help)
+	@cargo build --release -p partyline-loadtest
+	@exec "$$(scripts/target-dir)/release/loadtest" $(ARGS)
 
 bench: ## Micro-benchmarks
 	cargo bench --workspace --benches

@@ -4,7 +4,7 @@ use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use ::goose::{config::GooseConfiguration, prelude::*};
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Parser};
 use partyline_shared::claims::UserType;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
@@ -112,7 +112,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
 }
 
 fn configuration(bench: &Bench, options: &Options) -> anyhow::Result<GooseConfiguration> {
-    let mut words: Vec<String> = ["--no-telnet", "--host"].map(str::to_owned).into();
+    let mut words: Vec<String> = ["goose", "--no-telnet", "--host"].map(str::to_owned).into();
     words.push(bench.gateways[0].http(""));
     for (name, value) in [("--users", options.users), ("--increase-rate", options.increase_rate)] {
         words.extend([name.to_owned(), value.to_string()]);
@@ -123,7 +123,7 @@ fn configuration(bench: &Bench, options: &Options) -> anyhow::Result<GooseConfig
         words.extend(["--report-file".to_owned(), file.display().to_string()]);
     }
     words.extend(options.goose.iter().cloned());
-    GooseConfiguration::parse_args_default(&words).context("Goose's options")
+    <GooseConfiguration as Parser>::try_parse_from(&words).context("Goose's options, after --")
 }
 
 fn seconds(seconds: f64) -> anyhow::Result<Duration> {

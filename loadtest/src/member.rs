@@ -158,3 +158,40 @@ impl Listener for Member {
         self.tally.ended(why);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hears(member: &mut Member, run: u32, number: u32, seq: u64, prev_seq: u64) {
+        let content = serde_json::to_string(&Marker { run, number, due: 5 }.content(100)).unwrap();
+        let json = format!("{{\"type\":\"new_message\",\"seq\":{seq},\"prev_seq\":{prev_seq},\"content\":{content}}}");
+        member.message(&Incoming::parse(json.as_bytes()).unwrap(), json.len(), 10);
+    }
+
+    fn counts(tally: &Tally) -> [u64; 4] {
+        [&tally.received, &tally.doubled, &tally.out_of_order, &tally.gaps].map(|count| count.load(Relaxed))
+    }
+
+    #[test]
+    fn every_message_has_one_place() {
+        let tally = Arc::new(Tally::new(5, 1, vec![1]));
+        let (mut member, _) = Member::new(0, tally.clone(), None);
+        let run = tally.run;
+        hears(&mut member, run, 0, 10, 0);
+        hears(&mut member, run, 1, 20, 10);
+        assert_eq!(counts(&tally), [2, 0, 0, 0]);
+        // The same event again, and the same message stored twice.
+        hears(&mut member, run, 1, 20, 10);
+        hears(&mut member, run, 1, 30, 20);
+        assert_eq!(counts(&tally), [2, 2, 0, 0]);
+        // 40 is skipped, and comes too late.
+        hears(&mut member, run, 3, 50, 40);
+        hears(&mut member, run, 2, 40, 30);
+        assert_eq!(counts(&tally), [4, 2, 1, 1]);
+        // Another run's message has a place, and nothing more.
+        hears(&mut member, run.wrapping_add(1), 4, 60, 50);
+        hears(&mut member, run, 4, 70, 60);
+        assert_eq!(counts(&tally), [5, 2, 1, 1]);
+    }
+}

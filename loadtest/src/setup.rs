@@ -15,7 +15,6 @@ const TRIES: u32 = 10;
 
 #[derive(Deserialize)]
 struct Conversation {
-    #[serde(alias = "conversation_id")]
     id: String,
 }
 

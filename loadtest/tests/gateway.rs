@@ -1,0 +1,129 @@
+//! The load test itself against a real gateway.
+#![allow(clippy::unwrap_used, reason = "clippy sees tests only in test functions")]
+
+use std::process::{Command, Output, Stdio};
+
+use devstack::testing::{Process, TestEnv};
+use serde_json::Value;
+
+struct World {
+    gateway: Process,
+    env: TestEnv,
+}
+
+impl World {
+    async fn start() -> Self {
+        let env = TestEnv::start().await.unwrap();
+        let gateway = env.gateway().unwrap().start().await.unwrap();
+        Self { gateway, env }
+    }
+
+    /// Runs the program; what it did, and the JSON that it wrote.
+    async fn loadtest(&self, words: &[&str]) -> (Output, Value) {
+        let json = self.env.dir().join("result.json");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        // What comes after -- is not ours.
+        command
+            .args(&words[..1])
+            .args(["--url", &self.gateway.ws_url(), "--pid", &self.gateway.pid().to_string(), "--json"])
+            .arg(&json)
+            .args(&words[1..])
+            .env("PARTYLINE_JWT_SECRET", self.env.secret())
+            .current_dir(self.env.dir())
+            .stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let result = std::fs::read(&json).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        (output, result.unwrap_or_default())
+    }
+}
+
+/// What was printed, for a test that fails.
+fn told(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn latency_counts_every_message_of_twenty_people() {
+    let world = World::start().await;
+    let run = ["latency", "--people", "20", "--rate", "40", "--seconds", "2"];
+    // Any machine is that fast: what is judged here is that nothing is lost.
+    let (output, result) = world.loadtest(&[&run[..], &["--slo-ms", "60000"]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(result["arrival"]["sockets"], 20);
+    let messages = &result["messages"];
+    assert_eq!((&messages["sent"], &messages["acked"], &messages["received"]), (&80.into(), &80.into(), &160.into()));
+    for none in ["refused", "unanswered", "missing", "doubled", "out_of_order", "gaps", "duplicate_acks"] {
+        assert_eq!(messages[none], 0, "{none}");
+    }
+    let latency = &result["latency"];
+    assert_eq!((&latency["ack"]["count"], &latency["delivery"]["count"]), (&80.into(), &80.into()));
+    assert!(latency["delivery"]["p50_ms"].as_f64().unwrap() > 0.0);
+    assert!(latency["delivery"]["p99_ms"].as_f64() <= latency["delivery"]["max_ms"].as_f64());
+
+    // No machine is that fast.
+    let (output, result) = world.loadtest(&[&run[..], &["--slo-ms", "0.001"]].concat()).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(result["slo"]["met"], false);
+}
+
+#[tokio::test]
+async fn refusals_are_counted_and_miss_the_objective() {
+    let world = World::start().await;
+    // Two people may send ten messages at once each, and then one every six seconds.
+    let (output, result) = world.loadtest(&["latency", "--people", "2", "--rate", "30", "--seconds", "2"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(told(&output).contains("PARTYLINE_MESSAGES_PER_MINUTE"), "{}", told(&output));
+    let messages = &result["messages"];
+    let refused = messages["refused"].as_u64().unwrap();
+    assert!(refused >= 35, "{refused} refused");
+    assert_eq!(messages["errors"]["rate_limited"], refused);
+    assert_eq!(messages["acked"].as_u64().unwrap() + refused, 60);
+    assert_eq!(messages["missing"], 0);
+}
+
+#[tokio::test]
+async fn room_and_idle_measure_the_process() {
+    let world = World::start().await;
+    let room = ["room", "--members", "20", "--rate", "50", "--seconds", "2", "--slo-ms", "60000"];
+    let (output, result) = world.loadtest(&room).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    for server in ["gateway", "bare"] {
+        assert_eq!(result[server]["deliveries"], 2_000, "{server}");
+        assert_eq!(result[server]["latency"]["late"]["count"].as_u64() > Some(0), server == "gateway");
+    }
+    assert!(result["gateway"]["cpu_seconds"].as_f64().unwrap() > 0.0);
+
+    let (output, result) = world.loadtest(&["idle", "--sockets", "20", "--seconds", "1"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    for memory in ["before", "idle", "after"] {
+        assert!(result[memory]["pss"].as_u64() > Some(0), "{memory}");
+    }
+    assert_eq!(result["lost"], 0);
+}
+
+#[tokio::test]
+async fn a_browsers_day_succeeds_under_goose() {
+    let world = World::start().await;
+    let day = ["goose", "--users", "4", "--increase-rate", "4", "--seconds", "3"];
+    let thinking = ["--think-min", "0.05", "--think-max", "0.1", "--", "--no-reset-metrics"];
+    let (output, result) = world.loadtest(&[&day[..], &thinking[..]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let requests = result["raw_metrics"]["requests"].as_object().unwrap();
+    let rest = ["GET conversations", "GET messages"];
+    let socket = ["connect", "join", "typing", "send", "mark_read", "leave"].map(|name| format!("WS {name}"));
+    for name in rest.into_iter().chain(socket.iter().map(String::as_str)) {
+        assert!(requests[name]["success_count"].as_u64() > Some(0), "{name} in {requests:?}");
+    }
+    let report = std::fs::read_to_string(world.env.dir().join("loadtest.html")).unwrap();
+    assert!(report.contains("mark_read") && report.contains("conversations"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_measured_exits_with_two() {
+    let world = World::start().await;
+    let (output, _) = world.loadtest(&["latency", "--people", "20", "--secret", &"x".repeat(32)]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    let (output, _) = world.loadtest(&["latency", "--people", "2000000"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(told(&output).contains("open files"), "{}", told(&output));
+}
