@@ -169,10 +169,12 @@ impl Inbox {
     async fn tell_sockets(&self, latest: HashMap<(UserId, ConversationId), Gathered>) {
         let keys: Vec<_> = latest.keys().cloned().collect();
         // With Postgres away the badge waits; the news doesn't.
-        let counts: HashMap<_, _> = match self.store.unread(&keys).await {
+        let counted = if self.store.is_away() { Ok(Vec::new()) } else { self.store.unread(&keys).await };
+        let counts: HashMap<_, _> = match counted {
             Ok(unread) => unread.into_iter().map(|it| ((it.user.clone(), it.conversation), it)).collect(),
             Err(error) => {
                 tracing::warn!(%error, "unread messages not counted");
+                self.store.missed();
                 HashMap::new()
             }
         };

@@ -7,7 +7,13 @@ mod messages;
 mod people;
 mod row;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
@@ -26,10 +32,14 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A statement that takes longer is given up: every query here is answered by an index.
 const STATEMENT_TIMEOUT_MS: &str = "10000";
 
+/// Between attempts to reach Postgres while it is away.
+const PROBE_GAP: Duration = Duration::from_millis(200);
+
 /// The gateway's queries.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    away: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -47,17 +57,41 @@ impl Store {
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Ok(Self::from_pool(pool))
     }
 
     #[must_use]
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, away: Arc::default() }
     }
 
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Whether Postgres did not answer lately. Who can do without it doesn't wait for it then.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    /// Postgres did not answer: it counts as away until it does.
+    pub fn missed(&self) {
+        if self.away.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!("Postgres is away");
+        let store = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PROBE_GAP).await;
+                if sqlx::query("SELECT 1").execute(&store.pool).await.is_ok() {
+                    store.away.store(false, Ordering::Release);
+                    return tracing::info!("Postgres is back");
+                }
+            }
+        });
     }
 
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.

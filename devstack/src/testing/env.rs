@@ -11,7 +11,7 @@ use sqlx::{
 use super::{
     account::{self, Lease},
     process::Launch,
-    servers,
+    servers::{self, Addresses},
 };
 use crate::{services::connect::connect, store, token};
 use partyline_shared::claims::UserType;
@@ -34,7 +34,14 @@ impl TestEnv {
     /// # Errors
     /// If a server can't be had.
     pub async fn start() -> anyhow::Result<Self> {
-        let shared = servers::shared().await.context("servers for tests")?;
+        Self::on(servers::shared().await.context("servers for tests")?).await
+    }
+
+    /// The same on servers of one's own: for a test that stops them.
+    ///
+    /// # Errors
+    /// If the servers don't answer.
+    pub async fn on(shared: &Addresses) -> anyhow::Result<Self> {
         let database = format!("test_{}", uuid::Uuid::new_v4().simple());
         let url_of = |name: &str| with_database(&shared.database, name);
         store::create_migrated(url_of, &database).await.context("a database for a test")?;

@@ -50,7 +50,10 @@ pub struct Servers {
     pub addresses: Addresses,
     // In this order, which is the order of dropping.
     _nats: Child,
-    _postgres: Child,
+    postgres: Child,
+    /// Postgres as it was started.
+    postgres_server: Server,
+    pids: PidFile,
     _dir: Dir,
 }
 
@@ -76,7 +79,30 @@ impl Servers {
         prepared.pids.insert("nats", nats.process())?;
         prepared.postgres.wait("Postgres", &postgres).await?;
         prepared.nats.wait("NATS", &nats).await?;
-        Ok(Self { addresses: prepared.addresses, _nats: nats, _postgres: postgres, _dir: prepared.dir })
+        Ok(Self {
+            addresses: prepared.addresses,
+            _nats: nats,
+            postgres,
+            postgres_server: prepared.postgres,
+            pids: prepared.pids,
+            _dir: prepared.dir,
+        })
+    }
+
+    /// Stops Postgres, as its operator would: connections are closed, transactions undone.
+    pub async fn stop_postgres(&self) {
+        // Postgres's "fast" shutdown.
+        self.postgres.end(Signal::INT, PATIENCE).await;
+    }
+
+    /// Starts Postgres again, where it was.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub async fn start_postgres(&mut self) -> anyhow::Result<()> {
+        self.postgres = Child::spawn(&self.postgres_server.spec)?;
+        self.pids.insert("postgres", self.postgres.process())?;
+        self.postgres_server.wait("Postgres", &self.postgres).await
     }
 }
 
@@ -89,6 +115,7 @@ struct Prepared {
     dir: Dir,
 }
 
+#[derive(Debug)]
 struct Server {
     spec: Spec,
     ready: Ready,

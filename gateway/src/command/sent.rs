@@ -64,13 +64,7 @@ impl SentMessages {
     ) -> Result<Option<Sent>, Refusal> {
         // Before Postgres is asked, so that nothing slips from the tail into Postgres unseen.
         let watermark = self.log.watermark(conversation).await?;
-        let (reply, answer) = oneshot::channel();
-        let asked = self.asked.send(((conversation, sender.clone(), client_id), reply));
-        let answer = match asked {
-            Ok(()) => answer.await.unwrap_or(Err(PostgresAway)),
-            Err(_) => Err(PostgresAway),
-        };
-        match answer {
+        match self.ask(conversation, sender, client_id).await {
             Ok(Some(sent)) => return Ok(Some(sent)),
             Ok(None) => {}
             Err(PostgresAway) if self.may_be_old(client_id) => return Err(Refusal::unavailable("the database")),
@@ -81,6 +75,17 @@ impl SentMessages {
             return Ok(None);
         }
         self.search(conversation, watermark.floor, sender, client_id).await
+    }
+
+    async fn ask(&self, conversation: ConversationId, sender: &UserId, client_id: ClientId) -> Answer {
+        if self.store.is_away() {
+            return Err(PostgresAway);
+        }
+        let (reply, answer) = oneshot::channel();
+        match self.asked.send(((conversation, sender.clone(), client_id), reply)) {
+            Ok(()) => answer.await.unwrap_or(Err(PostgresAway)),
+            Err(_) => Err(PostgresAway),
+        }
     }
 
     /// Whether a name tells that it was made before JetStream's window: version 7 carries its time. A name without a
@@ -149,9 +154,13 @@ async fn look_up(store: Arc<Store>, mut asked: mpsc::UnboundedReceiver<(Key, one
                     .collect(),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "sent messages not looked up");
+                    store.missed();
                     vec![Err(PostgresAway); keys.len()]
                 }
-                Err(_) => vec![Err(PostgresAway); keys.len()],
+                Err(_) => {
+                    store.missed();
+                    vec![Err(PostgresAway); keys.len()]
+                }
             };
             for (reply, answer) in replies.into_iter().zip(answers) {
                 let _ = reply.send(answer);
