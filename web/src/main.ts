@@ -1,4 +1,4 @@
-import "./style.css";
+import "./style/index.css";
 import { App } from "./ui/app.ts";
 import { DemoTokens, PastedToken } from "./ui/session.ts";
 import { type SignIn, signInScreen } from "./ui/signin.ts";

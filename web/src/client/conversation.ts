@@ -8,7 +8,7 @@ import type { Command, Joined, LogEvent, Participant, Reply, Typing } from "./wi
 const TYPING_LASTS_MS = 5_000;
 /** Between two tellings that I type. */
 const TYPING_EVERY_MS = 3_000;
-/** Read markers are gathered for this long. */
+/** Between two read markers. */
 const MARK_READ_MS = 250;
 /** Between two joins because of a gap. */
 const GAP_MS = 1_000;
@@ -47,6 +47,8 @@ export class Conversation {
   private retryTimer: ReturnType<typeof setTimeout> | undefined;
   private markTimer: ReturnType<typeof setTimeout> | undefined;
   private marked = 0;
+  /** More was seen since the last marker. */
+  private isMarkDue = false;
   private toldTypingAt = 0;
   private readonly typingTimers = new Map<string, ReturnType<typeof setTimeout>>();
 
@@ -133,15 +135,17 @@ export class Conversation {
   markRead(): void {
     const seq = this.timeline.lastSeqOfOthers(this.options.me());
     const marker = this.readMarkers.get(this.options.me()) ?? 0;
-    if (this.phase !== "live" || this.markTimer !== undefined || seq <= Math.max(this.marked, marker)) return;
+    if (this.phase !== "live" || seq <= Math.max(this.marked, marker)) return;
+    this.isMarkDue = this.markTimer !== undefined;
+    if (this.isMarkDue) return;
     this.markTimer = setTimeout(() => {
       this.markTimer = undefined;
-      const newest = this.timeline.lastSeqOfOthers(this.options.me());
-      this.marked = newest;
-      this.options.request({ type: "mark_read", conversation_id: this.id, seq: newest }).catch(() => {
-        this.marked = 0;
-      });
+      if (this.isMarkDue) this.markRead();
     }, MARK_READ_MS);
+    this.marked = seq;
+    this.options.request({ type: "mark_read", conversation_id: this.id, seq }).catch(() => {
+      this.marked = 0;
+    });
   }
 
   /** I type, or cleared what I typed. */

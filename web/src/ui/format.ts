@@ -3,7 +3,7 @@
 const LOCALE = navigator.languages.find((language) => language.startsWith("en")) ?? "en-GB";
 const DAY_MS = 24 * 3_600_000;
 
-const clockTime = new Intl.DateTimeFormat(LOCALE, { hour: "numeric", minute: "2-digit" });
+const clockTime = new Intl.DateTimeFormat(LOCALE, { timeStyle: "short" });
 const weekday = new Intl.DateTimeFormat(LOCALE, { weekday: "long" });
 const shortWeekday = new Intl.DateTimeFormat(LOCALE, { weekday: "short" });
 const date = new Intl.DateTimeFormat(LOCALE, { day: "numeric", month: "short" });

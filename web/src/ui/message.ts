@@ -29,14 +29,11 @@ export function createRow(row: Row, actions: MessageActions): HTMLLIElement {
       "div",
       { class: "line" },
       h("div", { class: "bubble" }, h("p", { class: "answers", dir: "auto" }), h("span", { class: "tag kind" }), h("p", { class: "content", dir: "auto" })),
-      h("div", { class: "actions" }),
     ),
+    h("div", { class: "choices" }),
     h("div", { class: "meta" }, h("time"), h("span", { class: "edited" }, "edited"), h("span", { class: "delivery" })),
     h("div", { class: "failure" }),
   );
-  element.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") element.classList.remove("is-open");
-  });
   if (row.isMine) fillActions(element, row, actions);
   return element;
 }
@@ -75,7 +72,7 @@ export function updateRow(element: HTMLLIElement, row: Row, context: MessageCont
   // In a group the last one tells for all, but for what is out of the ordinary.
   part("meta").hidden = !row.isLast && part("edited").hidden && (delivery === undefined || delivery === "sent" || delivery === "read");
 
-  part("actions").hidden = !row.isMine || !message || isDeleted;
+  element.classList.toggle("is-changeable", row.isMine && message !== undefined && !isDeleted);
   part("failure").hidden = delivery !== "failed";
   if (delivery === "failed") {
     const explanation = part("failure").querySelector("span");
@@ -83,6 +80,8 @@ export function updateRow(element: HTMLLIElement, row: Row, context: MessageCont
   }
 }
 
+/** Closes the choices that are open: one message's at a time. */
+let closeOpen = () => {};
 /** What each element shows now, for its buttons. */
 const current = new WeakMap<HTMLElement, MessageRow>();
 
@@ -94,12 +93,11 @@ function deliveryText({ delivery, outgoing, readers }: MessageRow, { isOnline, c
       const reason = outgoing?.problem?.code === "rate_limited" ? "Too many messages" : "Not stored yet";
       return `${reason}: trying again in ${secondsUntil(outgoing?.retryAt ?? 0)} s`;
     }
-    case "failed":
-      return "Not sent";
     case "sent":
       return "Sent";
     case "read":
       return isDirect || readers >= company ? "Read" : `Read by ${readers} of ${company}`;
+    case "failed": // explained below, with what can be done
     case undefined:
       return "";
   }
@@ -107,23 +105,40 @@ function deliveryText({ delivery, outgoing, readers }: MessageRow, { isOnline, c
 
 function fillActions(element: HTMLLIElement, first: MessageRow, actions: MessageActions): void {
   const row = () => current.get(element) ?? first;
-  const close = () => element.classList.remove("is-open");
+  const toggle = h("button", { class: "toggle round small", type: "button", "aria-label": "Edit or delete", "aria-expanded": "false" }, icon("more"));
+  const setOpen = (isOpen: boolean) => {
+    element.classList.toggle("is-open", isOpen);
+    toggle.setAttribute("aria-expanded", String(isOpen));
+    setText(remove, "Delete");
+  };
+  const close = () => setOpen(false);
+  toggle.addEventListener("click", () => {
+    const isOpen = element.classList.contains("is-open");
+    closeOpen();
+    if (isOpen) return;
+    setOpen(true);
+    closeOpen = close;
+  });
+  // A finger has no pointer that hovers: it taps the message itself.
+  element.querySelector(".bubble")?.addEventListener("click", () => {
+    const isTap = matchMedia("(hover: none)").matches && !getSelection()?.toString();
+    if (isTap && element.classList.contains("is-changeable")) toggle.click();
+  });
+  element.addEventListener("keydown", (event) => event.key === "Escape" && close());
   const button = (label: string, run: () => void, name = "quiet") => h("button", { class: name, type: "button", onclick: run }, label);
   const remove = button("Delete", () => {
     // Asks first: it is gone for everybody.
     if (remove.textContent === "Delete") return setText(remove, "Delete for everybody?");
     close();
-    setText(remove, "Delete");
     actions.delete(row());
   });
   remove.classList.add("danger");
-  remove.addEventListener("blur", () => setText(remove, "Delete"));
   const edit = button("Edit", () => {
     close();
     actions.edit(row());
   });
-  const toggle = h("button", { class: "round small", type: "button", "aria-label": "Edit or delete", onclick: () => element.classList.toggle("is-open") }, icon("more"));
-  element.querySelector(".actions")?.append(toggle, h("span", { class: "choices" }, edit, remove));
+  element.querySelector(".line")?.append(toggle);
+  element.querySelector(".choices")?.append(edit, remove);
   const clientId = () => row().outgoing?.client_id ?? "";
   element
     .querySelector(".failure")

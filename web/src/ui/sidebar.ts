@@ -76,7 +76,10 @@ export class Sidebar {
     setAttribute(part("item"), "aria-current", isActive ? "true" : null);
     if (!part("slot").hasChildNodes()) part("slot").append(avatar(pictureOf(conversation, me), title));
     setText(part("title"), title);
-    setText(part("preview"), this.preview(conversation, me));
+    const isTyping = isActive && this.chat.active !== undefined && this.chat.active.typing.size > 0;
+    setText(part("preview"), isTyping ? "typing…" : preview(conversation, me));
+    part("preview").classList.toggle("is-typing", isTyping);
+    item.classList.toggle("is-unread", unread > 0);
     const when = last?.created_at ?? conversation.created_at;
     setText(part("when"), ago(when));
     setAttribute(part("when"), "title", fullTime(when));
@@ -85,14 +88,6 @@ export class Sidebar {
     part("badge").hidden = unread === 0;
     setText(part("badge"), unread > 99 ? "99+" : String(unread));
     setAttribute(part("badge"), "aria-label", `${unread} unread`);
-  }
-
-  private preview({ id, last_message: last, kind }: ListedConversation, me: string): string {
-    if (this.chat.active?.id === id && this.chat.active.typing.size > 0) return "typing…";
-    if (!last) return "No messages yet";
-    if (last.deleted_at) return "Message deleted";
-    const isMine = last.sender_id === me;
-    return `${isMine ? "You: " : kind === "direct" ? "" : `${last.sender_username}: `}${last.content}`;
   }
 
   private newConversation(): HTMLFormElement {
@@ -127,6 +122,14 @@ export class Sidebar {
   private loadMore(): void {
     this.chat.list.loadMore().catch((error: unknown) => this.actions.failed(error));
   }
+}
+
+/** The last message in a line. */
+function preview({ last_message: last, kind }: ListedConversation, me: string): string {
+  if (!last) return "No messages yet";
+  if (last.deleted_at) return "Message deleted";
+  const isMine = last.sender_id === me;
+  return `${isMine ? "You: " : kind === "direct" ? "" : `${last.sender_username}: `}${last.content}`;
 }
 
 function createItem(): HTMLLIElement {

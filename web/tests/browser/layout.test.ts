@@ -67,7 +67,8 @@ test.for([320, 390])("nothing sticks out of a phone %i px wide", async (width, {
   await expect.poll(() => casey.contents()).toHaveLength(3);
   expect(await wide(casey.page)).toEqual([]);
   for (const content of ["short", "WWW"]) {
-    await casey.row(content).getByRole("button", { name: "Edit or delete" }).tap();
+    await casey.row(content).locator(".bubble").tap();
+    await casey.row(content).getByRole("button", { name: "Edit", exact: true }).waitFor();
     expect(await wide(casey.page)).toEqual([]);
   }
   await casey.row("WWW").getByRole("button", { name: "Edit", exact: true }).tap();

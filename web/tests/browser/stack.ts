@@ -110,9 +110,8 @@ export function gatewayPid({ dataDir }: StackInfo): number | undefined {
   return pids.gateway?.pid;
 }
 
-/** Somebody new, signed in for an hour. */
-export function person({ secret }: StackInfo, name: string, userType: "customer" | "vendor"): Person {
-  const userId = `${name.toLowerCase().replaceAll(/[^a-z]+/g, "-")}-${randomBytes(4).toString("hex")}`;
+/** Somebody, signed in for an hour; somebody new unless the id is given. */
+export function person({ secret }: StackInfo, name: string, userType: "customer" | "vendor", userId = `${userType}-${randomBytes(6).toString("hex")}`): Person {
   const now = Math.floor(Date.now() / 1_000);
   const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const claims = { sub: userId, username: name, user_type: userType, iat: now, exp: now + 3_600 };
