@@ -30,6 +30,8 @@ pub struct Room {
     membership: ArcSwap<Membership>,
     /// Asks the room's task to compare its head with the log's.
     audit: Notify,
+    /// The head moved.
+    advanced: Notify,
     end: CancellationToken,
     _guard: RoomGuard,
 }
@@ -53,6 +55,8 @@ pub enum Glance {
     Closed,
     /// The events after the asked place are not all held; the log is known to reach `head`.
     Behind { head: Seq },
+    /// The client holds events that this node has not delivered yet: live, it would get them again.
+    Ahead,
     /// The client is a member now and its frame is on the way.
     Attached,
 }
@@ -70,6 +74,7 @@ impl Room {
             }),
             membership: ArcSwap::new(membership),
             audit: Notify::new(),
+            advanced: Notify::new(),
             end: CancellationToken::new(),
             _guard: RoomGuard::open(),
         }
@@ -101,6 +106,9 @@ impl Room {
             return Glance::Closed;
         }
         let head = state.timeline.head();
+        if after > head {
+            return Glance::Ahead;
+        }
         let Some(mut events) = state.timeline.after(after) else { return Glance::Behind { head } };
         let frame = reply(&mut events, head);
         drop(events);
@@ -180,7 +188,23 @@ impl Room {
             }
             dealt += 1;
         }
+        if !frames.is_empty() {
+            self.advanced.notify_waiters();
+        }
         (dealt, frames, state.members.clone())
+    }
+
+    /// Waits until the head is at least `seq`, which is known to be in the log.
+    pub async fn reaches(&self, seq: Seq) {
+        loop {
+            let mut advanced = std::pin::pin!(self.advanced.notified());
+            advanced.as_mut().enable();
+            if self.head() >= seq || self.end.is_cancelled() {
+                return;
+            }
+            self.audit();
+            advanced.await;
+        }
     }
 
     /// Sends an ephemeral frame to members but those of one user.

@@ -1,6 +1,6 @@
 //! Joining a conversation: what the client lacks, then everything live, without a gap or a repeat between the two.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use partyline_shared::{
     event::Participant,
@@ -23,6 +23,9 @@ use crate::{
 
 /// Bytes of events in one answer; the client asks on.
 const PAGE_BYTES: usize = 256 * 1_024;
+
+/// How long this node may take to get what another one had.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What goes before the live events.
 struct Page {
@@ -178,16 +181,26 @@ async fn attach(
                 return Ok(false);
             }
             Glance::Behind { head } => catch_up(chat, room, page, head).await?,
+            Glance::Ahead => fall_back(chat, room, page).await?,
         }
     }
 }
 
-/// Adds events from the log; from Postgres if the log no longer reaches back so far.
+/// The client was on a node that was a moment ahead of this one, or it names a place that the log never reached.
+async fn fall_back(chat: &Chat, room: &Room, page: &mut Page) -> Result<(), Refusal> {
+    let end = chat.log.head(room.id).await?.map_or(0, |entry| entry.seq).max(room.head());
+    page.cursor = page.cursor.min(end);
+    let reached = tokio::time::timeout(PATIENCE, room.reaches(page.cursor)).await;
+    reached.map_err(|_| Refusal::unavailable("the log"))
+}
+
+/// Adds events up to `head`, no more, since everything later comes live: from the log; from Postgres if the log no longer reaches back so far.
 async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Result<(), Refusal> {
     let watermark = chat.log.watermark(room.id).await?;
     if page.cursor + 1 < watermark.first && page.cursor < watermark.floor {
         page.source = ResumeSource::Postgres;
-        let stored = resume::from_store(&chat.store, room.id, page.cursor, watermark.floor, MAX_PAGE).await?;
+        let upto = watermark.floor.min(head);
+        let stored = resume::from_store(&chat.store, room.id, page.cursor, upto, MAX_PAGE).await?;
         for event in &stored.events {
             if !page.add(event.seq, |json| json.extend_from_slice(&event.json)) {
                 return Ok(());
@@ -202,7 +215,7 @@ async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Resul
     }
     let limit = MAX_PAGE as usize + 1 - page.count;
     let entries: Vec<Entry> = chat.log.read_up_to(room.id, page.cursor, head, limit).await?;
-    for entry in &entries {
+    for entry in entries.iter().take_while(|entry| entry.seq <= head) {
         if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
             return Ok(());
         }

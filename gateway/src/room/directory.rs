@@ -59,7 +59,9 @@ impl Directory {
         if opened.is_err() {
             // What could not be opened leaves nothing behind.
             let mut rooms = self.rooms.lock();
-            if rooms.get(&conversation).is_some_and(|slot| slot.get().is_none()) {
+            let is_mine = rooms.get(&conversation).is_some_and(|it| Arc::ptr_eq(it, &slot) && it.get().is_none());
+            // The map's and mine: nobody else is about to try.
+            if is_mine && Arc::strong_count(&slot) == 2 {
                 rooms.remove(&conversation);
             }
         }
