@@ -19,7 +19,7 @@ const TOKEN_SECONDS: u64 = 24 * 3_600;
 #[command(next_help_heading = "Target")]
 pub(crate) struct Target {
     /// A gateway's WebSocket, ws://HOST:PORT/ws; several times for several gateways, over which people are spread.
-    /// Without it the one that `make run` starts: ws://127.0.0.1:8080/ws.
+    /// Without it those that `make run` or `make cluster` has noted in the data folder.
     #[arg(long = "url", global = true, value_name = "URL")]
     urls: Vec<String>,
     /// The secret that signs tokens (HS256). Without it the one of `make run`, from the data folder's `env` file.
@@ -64,10 +64,13 @@ impl Bench {
                 target.data_dir.join("env").display()
             )
         })?;
-        let gateways = target::gateways(&target.urls, &env)?;
-        // Noted processes are those of the gateways that `make run` started; named URLs may be any.
-        let noted = || if target.urls.is_empty() { target::gateway_pids(&target.data_dir) } else { Vec::new() };
-        let pids = if target.pids.is_empty() { noted() } else { target.pids };
+        let (mut pids, mut urls) = (target.pids, target.urls);
+        if urls.is_empty() {
+            let (noted_pids, noted_urls): (Vec<_>, Vec<_>) = target::noted(&target.data_dir).into_iter().unzip();
+            urls = if noted_urls.is_empty() { vec![target::DEFAULT_URL.to_owned()] } else { noted_urls };
+            pids = if pids.is_empty() { noted_pids } else { pids };
+        }
+        let gateways = urls.iter().map(|url| Gateway::parse(url)).collect::<anyhow::Result<_>>()?;
         let prefix = target.prefix.unwrap_or_else(|| format!("load-{:08x}", rand::random::<u32>()));
         let connecting = usize::from(target.connecting);
         let signer = Signer::new(&secret, TOKEN_SECONDS);

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     path::Path,
 };
 
 use anyhow::{Context, bail};
 
-const DEFAULT_URL: &str = "ws://127.0.0.1:8080/ws";
+/// Where a gateway listens unless told otherwise.
+pub(crate) const DEFAULT_URL: &str = "ws://127.0.0.1:8080/ws";
 
 /// One gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,21 +56,6 @@ impl Gateway {
     }
 }
 
-/// The gateways that are named, else the one that `make run` starts.
-///
-/// # Errors
-/// If a URL is none.
-pub(crate) fn gateways(urls: &[String], env: &HashMap<String, String>) -> anyhow::Result<Vec<Gateway>> {
-    if !urls.is_empty() {
-        return urls.iter().map(|url| Gateway::parse(url)).collect();
-    }
-    let url = match env.get("PARTYLINE_HTTP_ADDR").cloned().or_else(|| std::env::var("PARTYLINE_HTTP_ADDR").ok()) {
-        Some(addr) if !addr.is_empty() => format!("ws://{addr}/ws"),
-        _ => DEFAULT_URL.to_owned(),
-    };
-    Ok(vec![Gateway::parse(&url)?])
-}
-
 /// The settings in a data folder's `env` file; none without the file.
 pub(crate) fn env_file(data_dir: &Path) -> HashMap<String, String> {
     std::fs::read_to_string(data_dir.join("env")).map(|text| settings(&text)).unwrap_or_default()
@@ -86,15 +72,33 @@ fn settings(text: &str) -> HashMap<String, String> {
         .collect()
 }
 
-/// The gateways' process ids as `make run` noted them.
-pub(crate) fn gateway_pids(data_dir: &Path) -> Vec<u32> {
+/// Gateways that `make run` or `make cluster` has started and noted: process ids and URLs.
+pub(crate) fn noted(data_dir: &Path) -> Vec<(u32, String)> {
     #[derive(serde::Deserialize)]
     struct Process {
         pid: u32,
     }
     let json = std::fs::read(data_dir.join("pids.json")).unwrap_or_default();
     let parts: BTreeMap<String, Process> = serde_json::from_slice(&json).unwrap_or_default();
-    parts.into_iter().filter(|(part, _)| part.starts_with("gateway")).map(|(_, process)| process.pid).collect()
+    let gateways = parts.into_iter().filter(|(part, _)| part.starts_with("gateway"));
+    // The address is in the process's own settings: its port gives way to one that was taken.
+    gateways
+        .filter_map(|(_, Process { pid })| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            Some((pid, format!("ws://{}/ws", http_addr(&environ)?)))
+        })
+        .collect()
+}
+
+/// The address that a gateway's environment gives it, as it is reached from here.
+fn http_addr(environ: &[u8]) -> Option<SocketAddr> {
+    let mut settings = environ.split(|byte| *byte == 0);
+    let addr = settings.find_map(|setting| setting.strip_prefix(b"PARTYLINE_HTTP_ADDR="))?;
+    let mut addr: SocketAddr = std::str::from_utf8(addr).ok()?.parse().ok()?;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    Some(addr)
 }
 
 #[cfg(test)]
@@ -119,5 +123,14 @@ mod tests {
         assert_eq!(found["PARTYLINE_NATS_URL"], "nats://a");
         assert_eq!(found["PARTYLINE_JWT_SECRET"], "it's");
         assert_eq!(found["BARE"], "x");
+    }
+
+    #[test]
+    fn addresses_are_as_reached_from_here() {
+        let addr = |environ: &str| http_addr(environ.as_bytes()).map(|addr| addr.to_string());
+        assert_eq!(addr("A=b\0PARTYLINE_HTTP_ADDR=127.0.0.1:8081\0C=d\0").as_deref(), Some("127.0.0.1:8081"));
+        assert_eq!(addr("PARTYLINE_HTTP_ADDR=0.0.0.0:1\0").as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(addr("PARTYLINE_HTTP_ADDR=[::]:1").as_deref(), Some("[::1]:1"));
+        assert_eq!(addr("PARTYLINE_ADMIN_ADDR=127.0.0.1:1"), None);
     }
 }
