@@ -6,6 +6,8 @@ export default defineConfig({
     globalSetup: ["tests/browser/setup.ts"],
     // One stack for all, and one of the tests kills its gateway.
     fileParallelism: false,
+    // One browser for all, too.
+    isolate: false,
     testTimeout: 30_000,
     hookTimeout: 120_000,
     expect: { poll: { timeout: 15_000, interval: 25 } },

@@ -27,7 +27,7 @@ export const test = base.extend<Fixtures>({
       await use(browser);
       await browser.close();
     },
-    { scope: "file" },
+    { scope: "worker" },
   ],
   stack: async ({}, use) => use(inject("stack")),
   couple: async ({ stack }, use) => {

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHmac, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -11,6 +11,20 @@ import { setTimeout as sleep } from "node:timers/promises";
 const START_MS = 100_000;
 /** Longer than the stack's own patience with its parts. */
 const STOP_MS = 60_000;
+
+/**
+ * Runs the stack (`$1`) until it ends or nobody holds the other end of stdin, so that it outlives no test, however
+ * that ends; then removes its folder (`$2`). Run by root, Postgres keeps its data outside, where its user can reach it.
+ */
+const KEEPER = `
+exec 3<&0
+"$1" run </dev/null 3<&- & stack=$!
+{ read -r _ <&3; kill -TERM $stack; } 2>/dev/null &
+wait $stack
+code=$?
+outside=$(readlink "$2/data/postgres") && rm -rf "$outside"
+rm -rf "$2"
+exit $code`;
 
 /** What a test needs to know of a running stack. */
 export interface StackInfo {
@@ -30,7 +44,6 @@ export interface Person {
 export class Stack {
   private constructor(
     readonly info: StackInfo,
-    private readonly folder: string,
     private readonly child: ChildProcess,
   ) {}
 
@@ -41,8 +54,10 @@ export class Stack {
     const info = { url: `http://127.0.0.1:${port}`, port: port ?? 0, dataDir: join(folder, "data"), secret: randomBytes(32).toString("hex") };
     // A person's own settings, their databases above all, are none of a test's.
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("PARTYLINE_"));
-    const child = spawn(program, ["run"], {
-      stdio: ["ignore", "pipe", "pipe"],
+    const child = spawn("/bin/sh", ["-c", KEEPER, "keeper", resolve(program), folder], {
+      stdio: ["pipe", "pipe", "pipe"],
+      // Ctrl-C reaches it by its stdin, once.
+      detached: true,
       env: {
         ...Object.fromEntries(inherited),
         PARTYLINE_DATA_DIR: info.dataDir,
@@ -54,7 +69,7 @@ export class Stack {
         PARTYLINE_DRAIN_SECONDS: "0",
       },
     });
-    const stack = new Stack(info, folder, child);
+    const stack = new Stack(info, child);
     try {
       await stack.ready();
     } catch (error) {
@@ -87,20 +102,12 @@ export class Stack {
   /** Ends every process, and removes all data. */
   async stop(): Promise<void> {
     const { child } = this;
-    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) {
-      const ended = once(child, "exit");
-      child.kill("SIGTERM");
-      const killer = setTimeout(() => child.kill("SIGKILL"), STOP_MS);
-      await ended;
-      clearTimeout(killer);
-    }
-    // Run by root, Postgres keeps its data outside, where its user can reach it.
-    try {
-      rmSync(resolve(this.info.dataDir, readlinkSync(join(this.info.dataDir, "postgres"))), { recursive: true, force: true });
-    } catch {
-      // It is a folder like any other.
-    }
-    rmSync(this.folder, { recursive: true, force: true });
+    if (child.exitCode !== null || child.pid === undefined) return;
+    const ended = once(child, "exit");
+    child.stdin?.end();
+    const killer = setTimeout(() => process.kill(-(child.pid ?? 0), "SIGKILL"), STOP_MS);
+    await ended;
+    clearTimeout(killer);
   }
 }
 
