@@ -30,18 +30,17 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
     let membership = chat.members.get(conversation_id).await?;
     authorise::take_part(&conn.identity, &membership)?;
     let now = clock::millis();
-    let (ended, pass_on) = conn.side(|side| match side.typing {
-        Some(typing) if typing.conversation_id == conversation_id => {
-            let due = now >= typing.passed_on + INTERVAL;
-            let passed_on = if due { now } else { typing.passed_on };
-            side.typing = command.is_typing.then_some(conn::Typing { conversation_id, passed_on, ends: now + LASTS });
-            (None, !command.is_typing || due)
+    let (ended, pass_on) = conn.side(|side| {
+        let goes_on = side.typing.is_some_and(|was| was.conversation_id == conversation_id);
+        let was = if command.is_typing || goes_on { side.typing.take() } else { None };
+        if command.is_typing {
+            side.typing = Some(conn::Typing { conversation_id, ends: now + LASTS });
         }
-        other if command.is_typing => {
-            side.typing = Some(conn::Typing { conversation_id, passed_on: now, ends: now + LASTS });
-            (other, true)
+        let pass_on = if command.is_typing { now >= side.typed + INTERVAL } else { goes_on };
+        if command.is_typing && pass_on {
+            side.typed = now;
         }
-        _ => (None, false),
+        (was.filter(|_| !goes_on), pass_on)
     });
     if let Some(ended) = ended {
         publish(chat, &conn.identity, ended.conversation_id, false).await?;

@@ -28,8 +28,6 @@ const CONTROL_ALLOWANCE: usize = 4_096;
 #[derive(Clone, Copy, Debug)]
 pub struct Typing {
     pub conversation_id: ConversationId,
-    /// When it was last passed on, in node milliseconds.
-    pub passed_on: u64,
     /// When it ends by itself, in node milliseconds.
     pub ends: u64,
 }
@@ -39,6 +37,8 @@ pub struct Typing {
 pub struct Side {
     pub joined: Vec<Arc<Room>>,
     pub typing: Option<Typing>,
+    /// When typing was last passed on, in node milliseconds: stopping and starting must not get round the limit.
+    pub typed: u64,
 }
 
 /// One native socket.
