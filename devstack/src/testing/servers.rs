@@ -49,9 +49,9 @@ pub struct Addresses {
 pub struct Servers {
     pub addresses: Addresses,
     // In this order, which is the order of dropping.
-    _nats: Child,
+    nats: Child,
     postgres: Child,
-    /// Postgres as it was started.
+    nats_server: Server,
     postgres_server: Server,
     pids: PidFile,
     _dir: Dir,
@@ -81,12 +81,28 @@ impl Servers {
         prepared.nats.wait("NATS", &nats).await?;
         Ok(Self {
             addresses: prepared.addresses,
-            _nats: nats,
+            nats,
             postgres,
+            nats_server: prepared.nats,
             postgres_server: prepared.postgres,
             pids: prepared.pids,
             _dir: prepared.dir,
         })
+    }
+
+    /// Kills NATS with SIGKILL.
+    pub async fn kill_nats(&self) {
+        self.nats.end(Signal::KILL, PATIENCE).await;
+    }
+
+    /// Starts NATS again, where it was.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub async fn start_nats(&mut self) -> anyhow::Result<()> {
+        self.nats = Child::spawn(&self.nats_server.spec)?;
+        self.pids.insert("nats", self.nats.process())?;
+        self.nats_server.wait("NATS", &self.nats).await
     }
 
     /// Stops Postgres, as its operator would: connections are closed, transactions undone.

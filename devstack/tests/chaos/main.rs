@@ -1,5 +1,5 @@
-//! Traffic over three gateways while one is killed, one drained, the persister killed and Postgres stopped: afterwards
-//! everything that was acknowledged is counted.
+//! Traffic over three gateways while one is killed, one drained, the persister killed, Postgres stopped and NATS killed:
+//! afterwards everything that was acknowledged is counted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -65,6 +65,10 @@ async fn nothing_acknowledged_is_lost_or_doubled() {
     say(&format!("the persister killed with {}", world.acknowledged()));
     persister = persister.restart().await.unwrap();
     world.reached(TOTAL / 2).await;
+    servers.kill_nats().await;
+    say(&format!("NATS killed with {}", world.acknowledged()));
+    servers.start_nats().await.unwrap();
+    world.reached(TOTAL * 3 / 5).await;
     servers.stop_postgres().await;
     say(&format!("Postgres stopped with {}", world.acknowledged()));
     tokio::time::sleep(POSTGRES_AWAY).await;
