@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::LimitSettings, presence::Presence};
+use crate::{config::LimitSettings, metrics, presence::Presence};
 
 /// How long the judge may take; then this node judges by what it has heard.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -102,6 +102,10 @@ impl Budget {
     /// # Errors
     /// `rate_limited`.
     pub async fn spend(&self, user: &UserId, entrance: Entrance) -> Result<(), Refusal> {
+        self.take_one(user, entrance).await.inspect_err(|_| metrics::over_budget())
+    }
+
+    async fn take_one(&self, user: &UserId, entrance: Entrance) -> Result<(), Refusal> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         let judge = self.judge(user, entrance);
         if judge == self.node {

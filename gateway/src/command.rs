@@ -14,15 +14,23 @@ use std::sync::Arc;
 use partyline_shared::wire::{Command, RefreshToken, Refusal, Request};
 use serde::Serialize;
 
-use crate::{app::Chat, budget::Entrance, encode, metrics, session::conn::Conn};
+use crate::{
+    app::Chat,
+    budget::Entrance,
+    encode,
+    metrics::{self, Verb},
+    session::conn::Conn,
+};
 
 /// Does what a socket asks and answers it.
 pub async fn run(chat: &Arc<Chat>, conn: &Arc<Conn>, request: Request) {
     let reference = request.reference.as_deref();
+    let verb = Verb::of(&request.command);
     let done = match request.command {
         Ok(command) => dispatch(chat, conn, reference, command).await,
         Err(refusal) => Err(refusal),
     };
+    metrics::command(verb, done.as_ref().err().map(|refusal| refusal.code));
     if let Err(refusal) = done {
         metrics::refused(refusal.code);
         conn.send(&encode::error(reference, &refusal));

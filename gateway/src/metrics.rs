@@ -1,33 +1,18 @@
-//! Every metric of the gateway: its name, unit and meaning, in this one place. Handles are made once, so that the hot
-//! path looks nothing up. No label is unbounded.
+//! Every metric of the gateway, in this one place: the names and handles in [`handles`], the meanings in [`describe`].
+//! Handles are made once, so that the hot path looks nothing up. No label is unbounded. `docs/metrics.md` has them all.
 
-use std::{sync::LazyLock, time::Duration};
+mod describe;
+mod handles;
 
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+use std::{sync::atomic::Ordering, time::Duration};
+
+use metrics::{counter, histogram};
+use partyline_shared::wire::{CloseCode, Command, ErrorCode, Refusal};
+
+pub use self::describe::describe;
+use self::handles::{
+    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS,
 };
-use partyline_shared::wire::{CloseCode, ErrorCode};
-
-const BUILD: &str = "partyline_gateway_build_info";
-const CONNECTIONS: &str = "partyline_gateway_connections";
-const CONNECTIONS_OPENED: &str = "partyline_gateway_connections_opened_total";
-const CONNECTIONS_CLOSED: &str = "partyline_gateway_connections_closed_total";
-const HANDSHAKES_REFUSED: &str = "partyline_gateway_handshakes_refused_total";
-const ROOMS: &str = "partyline_gateway_rooms";
-const MESSAGES: &str = "partyline_gateway_messages_total";
-const REFUSALS: &str = "partyline_gateway_refusals_total";
-const APPEND: &str = "partyline_gateway_append_seconds";
-const APPEND_FAILURES: &str = "partyline_gateway_append_failures_total";
-const DELIVERY: &str = "partyline_gateway_delivery_seconds";
-const DELIVERIES: &str = "partyline_gateway_deliveries_total";
-const FAN_OUT: &str = "partyline_gateway_fan_out_size";
-const EPHEMERAL_DROPPED: &str = "partyline_gateway_ephemeral_dropped_total";
-const RESUMES: &str = "partyline_gateway_resumes_total";
-const RESUME_SIZE: &str = "partyline_gateway_resume_size";
-const GAPS: &str = "partyline_gateway_gaps_healed_total";
-const NATS_EVENTS: &str = "partyline_gateway_nats_events_total";
-const NATS_CONNECTED: &str = "partyline_gateway_nats_connected";
-const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
 
 /// Where a resuming client's events came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,76 +20,6 @@ pub enum ResumeSource {
     Ring,
     Log,
     Postgres,
-}
-
-struct Handles {
-    connections: Gauge,
-    opened: Counter,
-    rooms: Gauge,
-    messages: Counter,
-    duplicates: Counter,
-    append: Histogram,
-    append_failures: Counter,
-    delivery: Histogram,
-    deliveries: Counter,
-    fan_out: Histogram,
-    ephemeral_dropped: Counter,
-    resume_ring: Counter,
-    resume_log: Counter,
-    resume_postgres: Counter,
-    resume_size: Histogram,
-    gaps: Counter,
-    nats_connected: Gauge,
-}
-
-static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
-    connections: gauge!(CONNECTIONS, "protocol" => "native"),
-    opened: counter!(CONNECTIONS_OPENED, "protocol" => "native"),
-    rooms: gauge!(ROOMS),
-    messages: counter!(MESSAGES, "outcome" => "stored"),
-    duplicates: counter!(MESSAGES, "outcome" => "duplicate"),
-    append: histogram!(APPEND),
-    append_failures: counter!(APPEND_FAILURES),
-    delivery: histogram!(DELIVERY),
-    deliveries: counter!(DELIVERIES),
-    fan_out: histogram!(FAN_OUT),
-    ephemeral_dropped: counter!(EPHEMERAL_DROPPED),
-    resume_ring: counter!(RESUMES, "source" => "ring"),
-    resume_log: counter!(RESUMES, "source" => "log"),
-    resume_postgres: counter!(RESUMES, "source" => "postgres"),
-    resume_size: histogram!(RESUME_SIZE),
-    gaps: counter!(GAPS),
-    nats_connected: gauge!(NATS_CONNECTED),
-});
-
-/// Tells the recorder what each metric means; call once, after the recorder is installed.
-pub fn describe() {
-    describe_gauge!(BUILD, "Always 1; the version is a label");
-    describe_gauge!(CONNECTIONS, "Open sockets, by protocol");
-    describe_counter!(CONNECTIONS_OPENED, "Sockets opened, by protocol");
-    describe_counter!(CONNECTIONS_CLOSED, "Sockets closed, by reason");
-    describe_counter!(HANDSHAKES_REFUSED, "Sockets refused before the upgrade, by reason");
-    describe_gauge!(ROOMS, "Conversations with a live subscription on this node");
-    describe_counter!(MESSAGES, "Messages taken from clients, by outcome (stored, duplicate)");
-    describe_counter!(REFUSALS, "Requests refused, by error code");
-    describe_histogram!(APPEND, Unit::Seconds, "From publishing an event to JetStream's word that it is stored");
-    describe_counter!(APPEND_FAILURES, "Events that JetStream did not confirm");
-    describe_histogram!(
-        DELIVERY,
-        Unit::Seconds,
-        "From a message's creation on any gateway to its write on sockets here"
-    );
-    describe_counter!(DELIVERIES, "Events handed to sockets");
-    describe_histogram!(FAN_OUT, Unit::Count, "Sockets that one event went to on this node");
-    describe_counter!(EPHEMERAL_DROPPED, "Typing and presence frames dropped because a reader was slow");
-    describe_counter!(RESUMES, "Joins with `after`, by the source of their events (ring, log, postgres)");
-    describe_histogram!(RESUME_SIZE, Unit::Count, "Events sent to a joining client");
-    describe_counter!(GAPS, "Gaps in live delivery filled from the log");
-    describe_counter!(NATS_EVENTS, "What happened to the NATS connection (connected, disconnected, slow_consumer)");
-    describe_gauge!(NATS_CONNECTED, "1 while connected to NATS");
-    describe_histogram!(HTTP_SECONDS, Unit::Seconds, "HTTP requests, by route, method and status");
-    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    LazyLock::force(&HANDLES);
 }
 
 /// Counts a socket as open until it is dropped.
@@ -144,8 +59,49 @@ impl Drop for RoomGuard {
     }
 }
 
+/// The kind of a command: its place in [`handles::VERBS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Verb(usize);
+
+impl Verb {
+    #[must_use]
+    pub fn of(command: &Result<Command, Refusal>) -> Self {
+        Self(match command {
+            Ok(Command::JoinConversation(_)) => 0,
+            Ok(Command::LeaveConversation(_)) => 1,
+            Ok(Command::SendMessage(_)) => 2,
+            Ok(Command::Typing(_)) => 3,
+            Ok(Command::MarkRead(_)) => 4,
+            Ok(Command::EditMessage(_)) => 5,
+            Ok(Command::DeleteMessage(_)) => 6,
+            Ok(Command::RefreshToken(_)) => 7,
+            Err(_) => 8,
+        })
+    }
+}
+
+/// A socket's command ended.
+pub fn command(verb: Verb, refused: Option<ErrorCode>) {
+    let outcome = match refused {
+        None => 0,
+        Some(ErrorCode::Unavailable | ErrorCode::Internal) => 2,
+        Some(_) => 1,
+    };
+    HANDLES.commands[verb.0][outcome].increment(1);
+}
+
+/// A user sent more messages than the budget allows.
+pub fn over_budget() {
+    HANDLES.limited_messages.increment(1);
+}
+
 /// The server closed a socket.
 pub fn closed(code: CloseCode) {
+    match code {
+        CloseCode::TooManyFrames => counter!(RATE_LIMITED, "kind" => "frames").increment(1),
+        CloseCode::Replaced => counter!(RATE_LIMITED, "kind" => "connections").increment(1),
+        _ => {}
+    }
     counter!(CONNECTIONS_CLOSED, "reason" => code.as_str()).increment(1);
 }
 
@@ -188,6 +144,45 @@ pub fn delivered(sockets: usize, age: Option<Duration>) {
     }
 }
 
+/// An event came in that JetStream had stored `lag` ago.
+pub fn live_lag(lag: Duration) {
+    HANDLES.live_lag.record(lag);
+}
+
+/// What waits for slow readers, summed up over sockets.
+#[derive(Debug, Default)]
+pub struct Queues {
+    bytes: usize,
+    sockets: usize,
+    age: Duration,
+}
+
+impl Queues {
+    /// One socket's queue: its bytes, and how long it hasn't been empty.
+    pub fn add(&mut self, bytes: usize, age: Duration) {
+        self.bytes += bytes;
+        self.sockets += usize::from(bytes > 0);
+        self.age = self.age.max(age);
+    }
+
+    pub fn tell(&self) {
+        HANDLES.queue_bytes.set(self.bytes as f64);
+        HANDLES.queue_sockets.set(self.sockets as f64);
+        HANDLES.queue_age.set(self.age.as_secs_f64());
+    }
+}
+
+/// Sockets in rooms.
+pub fn room_members(count: usize) {
+    HANDLES.room_members.set(count as f64);
+}
+
+/// The drain began and should be over `within`.
+pub fn draining(within: Duration) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    HANDLES.drain_deadline.set((now + within).as_secs_f64());
+}
+
 /// A typing or presence frame was dropped.
 pub fn ephemeral_dropped() {
     HANDLES.ephemeral_dropped.increment(1);
@@ -217,6 +212,23 @@ pub fn nats_event(what: &'static str) {
 /// Whether NATS is there.
 pub fn nats_connected(up: bool) {
     HANDLES.nats_connected.set(if up { 1.0 } else { 0.0 });
+}
+
+/// What went over the NATS connection so far.
+pub fn nats_traffic(traffic: &async_nats::Statistics) {
+    let [incoming, outgoing] = &HANDLES.nats_messages;
+    incoming.absolute(traffic.in_messages.load(Ordering::Relaxed));
+    outgoing.absolute(traffic.out_messages.load(Ordering::Relaxed));
+    let [incoming, outgoing] = &HANDLES.nats_bytes;
+    incoming.absolute(traffic.in_bytes.load(Ordering::Relaxed));
+    outgoing.absolute(traffic.out_bytes.load(Ordering::Relaxed));
+}
+
+/// Whether Postgres answered last, and the pool's connections to it.
+pub fn postgres(up: bool, connections: u32, idle: usize) {
+    HANDLES.postgres_up.set(if up { 1.0 } else { 0.0 });
+    HANDLES.postgres_busy.set(f64::from(connections) - idle as f64);
+    HANDLES.postgres_idle.set(idle as f64);
 }
 
 /// An HTTP request was answered. `route` is the route's pattern, never the path.

@@ -137,6 +137,12 @@ impl Room {
         self.members().iter().any(|member| member.identity.user_id == *user)
     }
 
+    /// Sockets that are members.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.state.lock().members.len()
+    }
+
     fn members(&self) -> Arc<Vec<Arc<Conn>>> {
         self.state.lock().members.clone()
     }

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{app::Chat, config::Config, http, session::sweep};
+use crate::{app::Chat, config::Config, http, metrics, session::sweep};
 
 /// Waiting connections in the kernel: a balancer may send a storm.
 const BACKLOG: u32 = 16_384;
@@ -139,6 +139,9 @@ impl Bound {
 async fn drain(gateway: &Gateway) {
     let config = &gateway.chat.config;
     gateway.staying.set(false);
+    metrics::draining(
+        Duration::from_secs(u64::from(config.drain_notice_seconds + config.drain_seconds)) + LAST_REQUESTS * 2,
+    );
     tokio::time::sleep(Duration::from_secs(u64::from(config.drain_notice_seconds))).await;
     gateway.draining.store(true, Ordering::Release);
     let mut conns = Vec::new();
@@ -188,7 +191,7 @@ async fn accept(
         let room = gateway.chat.registry.count() < limits.max_connections as usize;
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         if !room {
-            crate::metrics::handshake_refused("full");
+            metrics::handshake_refused("full");
             continue;
         }
         let (app, closing) = (app.clone(), closing.clone());

@@ -11,6 +11,7 @@ use partyline_shared::{
     timestamp::Timestamp,
 };
 use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Room, directory::Directory, fan_out};
 use crate::{
@@ -72,6 +73,12 @@ fn sort_in(room: &Room, message: Message, entries: &mut Vec<Entry>) {
 
 fn entry(message: &Message) -> Option<Entry> {
     let headers = message.headers.as_ref()?;
+    if let Some(stored) = headers.get(async_nats::header::NATS_TIME_STAMP)
+        && let Ok(stored) = OffsetDateTime::parse(stored.as_str(), &Rfc3339)
+    {
+        // Another machine's clock may be ahead of ours.
+        metrics::live_lag((OffsetDateTime::now_utc() - stored).try_into().unwrap_or_default());
+    }
     let number = |name| headers.get(name)?.as_str().parse().ok();
     Some(Entry {
         seq: number(async_nats::header::NATS_SEQUENCE)?,

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
@@ -16,6 +17,7 @@ use tokio::{net::TcpStream, sync::Notify};
 
 use super::outbox::Outbox;
 use crate::{
+    clock,
     encode::{self, Class, Frame},
     metrics,
     room::Room,
@@ -66,6 +68,8 @@ pub struct Conn {
 struct Out {
     queue: Outbox,
     closing: Closing,
+    /// Since when something waits, in node milliseconds.
+    waiting_since: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -152,8 +156,11 @@ impl Conn {
 
     fn flush(&self, out: &mut Out) {
         match out.queue.flush(|slices| self.stream.try_write_vectored(slices)) {
-            Ok(true) => {}
-            Ok(false) => self.wake.notify_one(),
+            Ok(true) => out.waiting_since = None,
+            Ok(false) => {
+                out.waiting_since = out.waiting_since.or_else(|| NonZeroU64::new(clock::millis()));
+                self.wake.notify_one();
+            }
             Err(error) => {
                 tracing::debug!(%error, "socket broke");
                 self.gone.store(true, Ordering::Release);
@@ -223,6 +230,13 @@ impl Conn {
         if !out.queue.is_empty() {
             self.flush(&mut out);
         }
+    }
+
+    /// What waits for a slow reader: bytes, and since when in node milliseconds.
+    #[must_use]
+    pub fn waiting(&self) -> Option<(usize, u64)> {
+        let out = self.out.lock();
+        out.waiting_since.filter(|_| !out.queue.is_empty()).map(|since| (out.queue.bytes(), since.get()))
     }
 
     /// Whether a close frame was sent or the socket broke: nothing more is read as a command.

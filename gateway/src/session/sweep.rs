@@ -11,11 +11,12 @@ use crate::{
     clock,
     command::typing,
     encode::{self, Class, Frame},
+    metrics,
 };
 
 /// How long before its end a client is told that its token ends, in seconds.
 const WARNING: i64 = 60;
-/// Between two looks at the rooms, in seconds.
+/// Between two looks at the rooms and at what else changes slowly, in seconds.
 const ROOMS_EVERY: u32 = 5;
 /// Between two comparisons of a room with the log, in seconds; it finds a lost event that nothing follows.
 const AUDIT_EVERY: u32 = 60;
@@ -29,16 +30,23 @@ pub async fn run(chat: Arc<Chat>) {
         tick.tick().await;
         turn = turn.wrapping_add(1);
         let mut typed = Vec::new();
+        let mut queues = metrics::Queues::default();
+        let now = clock::millis();
         chat.registry.for_each(|conn| {
+            if let Some((bytes, since)) = conn.waiting() {
+                queues.add(bytes, Duration::from_millis(now.saturating_sub(since)));
+            }
             if let Some(ended) = look_at(&chat, conn) {
                 typed.push((conn.clone(), ended));
             }
         });
+        queues.tell();
         for (conn, ended) in typed {
             typing::end(&chat, &conn.identity, ended).await;
         }
         if turn.is_multiple_of(ROOMS_EVERY) {
             chat.rooms.sweep();
+            tell(&chat);
         }
         for room in chat.rooms.all() {
             // Spread over the minute by the conversation's own bytes.
@@ -47,6 +55,14 @@ pub async fn run(chat: Arc<Chat>) {
             }
         }
     }
+}
+
+/// What is read now and then because counting every change would cost more.
+fn tell(chat: &Chat) {
+    metrics::room_members(chat.rooms.all().iter().map(|room| room.size()).sum());
+    metrics::nats_traffic(&chat.client.statistics());
+    let pool = chat.store.pool();
+    metrics::postgres(!chat.store.is_away(), pool.size(), pool.num_idle());
 }
 
 fn look_at(chat: &Chat, conn: &Arc<Conn>) -> Option<super::conn::Typing> {
