@@ -50,6 +50,8 @@ pub(crate) struct Bench {
     pub(crate) pids: Vec<u32>,
     pub(crate) prefix: String,
     pub(crate) connecting: usize,
+    /// Of `make run`; there may be none.
+    pub(crate) data_dir: PathBuf,
     pub(crate) json: Option<PathBuf>,
 }
 
@@ -74,7 +76,7 @@ impl Bench {
         let prefix = target.prefix.unwrap_or_else(|| format!("load-{:08x}", rand::random::<u32>()));
         let connecting = usize::from(target.connecting);
         let signer = Signer::new(&secret, TOKEN_SECONDS);
-        Ok(Self { gateways, signer, pids, prefix, connecting, json: target.json })
+        Ok(Self { gateways, signer, pids, prefix, connecting, data_dir: target.data_dir, json: target.json })
     }
 
     /// A person's id.

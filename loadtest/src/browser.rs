@@ -13,7 +13,9 @@ use uuid::Uuid;
 use crate::{
     bench::Bench,
     client::{Asked, Session},
-    limits, setup,
+    limits,
+    progress::grouped,
+    setup,
     target::Gateway,
 };
 
@@ -41,9 +43,10 @@ pub(crate) struct Options {
     /// Between two actions of a user, at most, in seconds.
     #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
     think_max: f64,
-    /// Where to write the report: .html, .md or .json. Several times for several.
-    #[arg(long, default_value = "loadtest.html", value_name = "FILE")]
-    report_file: Vec<PathBuf>,
+    /// Where to write the report: .html, .md or .json. Several times for several. Without it `loadtest.html` in the
+    /// data folder of `make run`, or here where there is none.
+    #[arg(long = "report-file", value_name = "FILE")]
+    reports: Vec<PathBuf>,
     /// More of Goose's own options, after `--`.
     #[arg(last = true, value_name = "OPTIONS")]
     goose: Vec<String>,
@@ -76,6 +79,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     // Each user has a socket and keeps an HTTP connection.
     limits::make_room(2 * count, &bench.pids)?;
     let configuration = configuration(bench, &options)?;
+    let files = configuration.report_file.clone();
     let people = Arc::new(people(bench, count).await?);
 
     let step = |name: &str, run: for<'u> fn(&'u mut GooseUser, &'u Person) -> Step<'u>| {
@@ -106,20 +110,26 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     let (good, bad) = metrics
         .requests
         .values()
-        .fold((0, 0), |(good, bad), request| (good + request.success_count, bad + request.fail_count));
-    println!("{good} requests succeeded, {bad} failed");
+        .fold((0, 0), |(good, bad), request| (good + request.success_count as u64, bad + request.fail_count as u64));
+    println!("{} requests succeeded, {} failed; the report: {}", grouped(good), grouped(bad), files.join(", "));
     Ok(good > 0 && bad == 0)
 }
 
 fn configuration(bench: &Bench, options: &Options) -> anyhow::Result<GooseConfiguration> {
-    let mut words: Vec<String> = ["goose", "--no-telnet", "--host"].map(str::to_owned).into();
+    // Metrics from the beginning: that is when pages connect.
+    let fixed = ["goose", "--quiet", "--no-telnet", "--no-reset-metrics", "--host"];
+    let mut words: Vec<String> = fixed.map(str::to_owned).into();
     words.push(bench.gateways[0].http(""));
     for (name, value) in [("--users", options.users), ("--increase-rate", options.increase_rate)] {
         words.extend([name.to_owned(), value.to_string()]);
     }
     words.extend(["--run-time".to_owned(), format!("{}s", options.seconds)]);
-    let files = options.report_file.iter().chain(bench.json.as_ref());
-    for file in files {
+    let mut reports = options.reports.clone();
+    if reports.is_empty() {
+        let folder = Some(&bench.data_dir).filter(|folder| folder.is_dir());
+        reports.push(folder.map_or_else(PathBuf::new, PathBuf::clone).join("loadtest.html"));
+    }
+    for file in reports.iter().chain(bench.json.as_ref()) {
         words.extend(["--report-file".to_owned(), file.display().to_string()]);
     }
     words.extend(options.goose.iter().cloned());

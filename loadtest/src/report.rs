@@ -93,11 +93,14 @@ pub(crate) fn print_latencies(latency: &Latencies) {
             times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms, times.max_ms
         );
     };
-    line("written by this program", &latency.late);
-    if latency.ack.count > 0 {
-        line("ack", &latency.ack);
+    for (name, times) in
+        [("written by this program", &latency.late), ("ack", &latency.ack), ("received by others", &latency.delivery)]
+    {
+        // A bare server sends by itself, and acknowledges nothing.
+        if times.count > 0 {
+            line(name, times);
+        }
     }
-    line("received by others", &latency.delivery);
 }
 
 /// Tells beforehand if the gateway is going to refuse some of the messages.

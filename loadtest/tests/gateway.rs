@@ -1,5 +1,5 @@
 //! The load test itself against a real gateway.
-#![allow(clippy::unwrap_used, reason = "clippy sees tests only in test functions")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::process::{Command, Output, Stdio};
 
@@ -105,7 +105,7 @@ async fn room_and_idle_measure_the_process() {
 async fn a_browsers_day_succeeds_under_goose() {
     let world = World::start().await;
     let day = ["goose", "--users", "4", "--increase-rate", "4", "--seconds", "3"];
-    let thinking = ["--think-min", "0.05", "--think-max", "0.1", "--", "--no-reset-metrics"];
+    let thinking = ["--think-min", "0.05", "--think-max", "0.1", "--", "--running-metrics", "1"];
     let (output, result) = world.loadtest(&[&day[..], &thinking[..]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let requests = result["raw_metrics"]["requests"].as_object().unwrap();
