@@ -140,7 +140,8 @@ async fn drain(gateway: &Gateway) {
     let config = &gateway.chat.config;
     gateway.staying.set(false);
     metrics::draining(
-        Duration::from_secs(u64::from(config.drain_notice_seconds + config.drain_seconds)) + LAST_REQUESTS * 2,
+        Duration::from_secs(u64::from(config.drain_notice_seconds) + u64::from(config.drain_seconds))
+            + LAST_REQUESTS * 2,
     );
     tokio::time::sleep(Duration::from_secs(u64::from(config.drain_notice_seconds))).await;
     gateway.draining.store(true, Ordering::Release);
