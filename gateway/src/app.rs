@@ -70,9 +70,9 @@ impl Chat {
         let presence =
             Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await?;
         let budget = Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
+        let stores = (store.clone(), log.clone());
         let inbox =
-            Inbox::start(node.clone(), client.clone(), presence.clone(), registry.clone(), store.clone(), end.clone())
-                .await?;
+            Inbox::start(node.clone(), client.clone(), presence.clone(), registry.clone(), stores, end.clone()).await?;
         let window = std::time::Duration::from_secs(u64::from(config.nats.dedup_seconds));
         let sent = SentMessages::start(store.clone(), log.clone(), window);
         let people = People::start(store.clone());

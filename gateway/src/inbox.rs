@@ -1,11 +1,7 @@
 //! `conversation_updated`, for people who have not joined: told to the nodes where they are, which tell their sockets.
 //! Presence knows the nodes, so nobody subscribes per user, and people who are offline cost nothing.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Client;
 use futures_util::StreamExt;
@@ -21,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     authorise::Membership,
     encode::{Class, Frame},
+    history::{Range, tail::Tail},
+    log::Log,
     presence::Presence,
     session::registry::Registry,
-    store::Store,
+    store::{Store, UNREAD_MAX, Unread},
 };
 
 /// How long news of a conversation is gathered, so that a burst counts unread messages once.
@@ -59,6 +57,7 @@ pub struct Inbox {
     presence: Arc<Presence>,
     registry: Arc<Registry>,
     store: Arc<Store>,
+    log: Arc<Log>,
     arrived: mpsc::UnboundedSender<News>,
 }
 
@@ -72,11 +71,11 @@ impl Inbox {
         client: Client,
         presence: Arc<Presence>,
         registry: Arc<Registry>,
-        store: Arc<Store>,
+        (store, log): (Arc<Store>, Arc<Log>),
         end: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
         let (arrived, to_tell) = mpsc::unbounded_channel();
-        let inbox = Arc::new(Self { node, client, presence, registry, store, arrived });
+        let inbox = Arc::new(Self { node, client, presence, registry, store, log, arrived });
         let news = inbox.client.subscribe(subjects::node_inbox(&inbox.node)).await?;
         for task in [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))] {
             let end = end.clone();
@@ -133,10 +132,44 @@ impl Inbox {
         }
     }
 
+    /// Unread messages: those in Postgres, and those in the log's tail. Nothing for whom it can't be told now: the badge
+    /// waits, the news doesn't.
+    async fn count(
+        &self,
+        keys: impl Iterator<Item = &(UserId, ConversationId)>,
+    ) -> HashMap<(UserId, ConversationId), u32> {
+        // The tails are read before Postgres, which therefore holds all that they lack.
+        let mut tails: HashMap<ConversationId, Option<Tail>> = HashMap::new();
+        let mut wanted = Vec::new();
+        for (user, conversation) in keys {
+            if !tails.contains_key(conversation) {
+                let tail = Tail::read(&self.log, *conversation, Range::Last, UNREAD_MAX as usize).await.ok();
+                tails.insert(*conversation, tail);
+            }
+            if let Some(Some(tail)) = tails.get(conversation) {
+                wanted.push((user.clone(), *conversation, tail.marker(user)));
+            }
+        }
+        let counted = if self.store.is_away() { Ok(Vec::new()) } else { self.store.unread(&wanted).await };
+        let counted = counted.unwrap_or_else(|error| {
+            tracing::warn!(%error, "unread messages not counted");
+            self.store.missed();
+            Vec::new()
+        });
+        let in_tail = |it: &Unread| {
+            let tail = tails.get(&it.conversation).and_then(Option::as_ref);
+            tail.map_or(0, |tail| tail.unread(&it.user, it.last_message_seq))
+        };
+        counted
+            .into_iter()
+            .map(|it| ((it.user.clone(), it.conversation), it.count.saturating_add(in_tail(&it)).min(UNREAD_MAX)))
+            .collect()
+    }
+
     /// Gathers news for a moment, counts what is unread in one query, and tells the sockets.
     async fn deliver(self: Arc<Self>, mut arrived: mpsc::UnboundedReceiver<News>) {
         while let Some(first) = arrived.recv().await {
-            let mut latest: HashMap<(UserId, ConversationId), Gathered> = HashMap::new();
+            let mut latest: HashMap<(UserId, ConversationId), News> = HashMap::new();
             self.gather(first, &mut latest);
             let until = tokio::time::Instant::now() + GATHER;
             while let Ok(Some(news)) = tokio::time::timeout_at(until, arrived.recv()).await {
@@ -148,7 +181,7 @@ impl Inbox {
         }
     }
 
-    fn gather(&self, news: News, latest: &mut HashMap<(UserId, ConversationId), Gathered>) {
+    fn gather(&self, news: News, latest: &mut HashMap<(UserId, ConversationId), News>) {
         let News { users, .. } = &news;
         let bare = News { users: Vec::new(), ..news.clone() };
         for user in users {
@@ -156,42 +189,24 @@ impl Inbox {
             if self.registry.of(user).iter().all(|conn| conn.has_joined(news.conversation_id)) {
                 continue;
             }
-            let gathered = latest.entry((user.clone(), news.conversation_id)).or_default();
-            if news.reason == Reason::Message && news.by.as_ref() != Some(user) {
-                gathered.messages.insert(news.seq);
-            }
-            if gathered.news.as_ref().is_none_or(|held| held.seq <= bare.seq) {
-                gathered.news = Some(bare.clone());
+            let held = latest.entry((user.clone(), news.conversation_id)).or_insert_with(|| bare.clone());
+            if held.seq <= bare.seq {
+                *held = bare.clone();
             }
         }
     }
 
-    async fn tell_sockets(&self, latest: HashMap<(UserId, ConversationId), Gathered>) {
-        let keys: Vec<_> = latest.keys().cloned().collect();
-        // With Postgres away the badge waits; the news doesn't.
-        let counted = if self.store.is_away() { Ok(Vec::new()) } else { self.store.unread(&keys).await };
-        let counts: HashMap<_, _> = match counted {
-            Ok(unread) => unread.into_iter().map(|it| ((it.user.clone(), it.conversation), it)).collect(),
-            Err(error) => {
-                tracing::warn!(%error, "unread messages not counted");
-                self.store.missed();
-                HashMap::new()
-            }
-        };
-        for (key, gathered) in latest {
-            let Some(news) = gathered.news else { continue };
-            let unread_count = counts.get(&key).map(|it| {
-                // Messages that Postgres doesn't hold yet.
-                let newer = gathered.messages.iter().filter(|seq| **seq > it.last_message_seq);
-                u64::from(it.count) + newer.count() as u64
-            });
+    async fn tell_sockets(&self, latest: HashMap<(UserId, ConversationId), News>) {
+        let counts = self.count(latest.keys()).await;
+        for (key, news) in latest {
+            let unread_count = counts.get(&key).copied();
             #[derive(Serialize)]
             struct ConversationUpdated<'a> {
                 r#type: &'static str,
                 conversation_id: ConversationId,
                 reason: Reason,
                 last_message: Option<&'a RawValue>,
-                unread_count: Option<u64>,
+                unread_count: Option<u32>,
             }
             let frame = Frame::of(
                 &ConversationUpdated {
@@ -210,11 +225,4 @@ impl Inbox {
             }
         }
     }
-}
-
-#[derive(Default)]
-struct Gathered {
-    news: Option<News>,
-    /// Others' messages among the news.
-    messages: HashSet<Seq>,
 }

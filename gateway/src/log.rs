@@ -158,9 +158,13 @@ impl Log {
         let mut restarted = false;
         for state in load(&self.js, &self.settings, floor).await? {
             let partition = &self.partitions[usize::from(state.log.partition)];
-            restarted |= partition.state.load().log.epoch != state.log.epoch;
+            let is_new = partition.state.load().log.epoch != state.log.epoch;
+            restarted |= is_new;
             partition.state.store(Arc::new(state));
-            *partition.progress.lock() = Progress::default();
+            // The looks at an old log go on counting: without them every message would be searched for in the tail.
+            if is_new {
+                *partition.progress.lock() = Progress::default();
+            }
         }
         Ok(restarted)
     }

@@ -22,7 +22,7 @@ pub struct Tail {
     edits: HashMap<Seq, (Seq, MessageEdited)>,
     deletions: HashMap<Seq, (Seq, MessageDeleted)>,
     /// Where read markers went.
-    pub markers: HashMap<UserId, Seq>,
+    markers: HashMap<UserId, Seq>,
     /// The newest message that lies before the range.
     pub before_range: Seq,
 }
@@ -85,6 +85,22 @@ impl Tail {
                 }
             }
         }
+    }
+
+    /// Others' messages after a place that `user` has not read.
+    #[must_use]
+    pub fn unread(&self, user: &UserId, after: Seq) -> u32 {
+        let after = after.max(self.marker(user));
+        let unread = |it: &&HistoryMessage| {
+            it.seq > after && it.message.sender_id != *user && !self.deletions.contains_key(&it.seq)
+        };
+        u32::try_from(self.messages.values().filter(unread).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Where somebody's read marker went; 0 if it didn't move.
+    #[must_use]
+    pub fn marker(&self, user: &UserId) -> Seq {
+        self.markers.get(user).copied().unwrap_or(0)
     }
 
     /// The messages of the tail alone, changes applied.

@@ -58,7 +58,7 @@ pub(super) async fn list(
     };
     let chat = &gateway.chat;
     let mut page = chat.store.conversations(&who.user_id, cursor, limit).await.map_err(unavailable)?;
-    overlay::refresh(&chat.log, &who.user_id, &mut page.conversations).await;
+    overlay::refresh(&chat.store, &chat.log, &who.user_id, &mut page.conversations).await;
     page.conversations.sort_by_key(|it| std::cmp::Reverse(it.active_at));
     Ok(Json(ConversationPage {
         results: page.conversations.into_iter().map(|it| ConversationView::new(it, &chat.presence)).collect(),
@@ -130,7 +130,7 @@ async fn view(gateway: &Gateway, id: ConversationId, user: &UserId) -> Result<Co
     let found = chat.store.conversation(id, user).await.map_err(unavailable)?;
     let found = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such conversation"))?;
     let mut found = [found];
-    overlay::refresh(&chat.log, user, &mut found).await;
+    overlay::refresh(&chat.store, &chat.log, user, &mut found).await;
     let [found] = found;
     Ok(ConversationView::new(found, &chat.presence))
 }

@@ -129,16 +129,19 @@ impl Store {
             .await
     }
 
-    /// What these people have not read; nothing for who takes no part.
+    /// What these people have not read after their marker, which may be further than Postgres knows; nothing for who
+    /// takes no part.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn unread(&self, keys: &[(UserId, ConversationId)]) -> sqlx::Result<Vec<Unread>> {
-        let users: Vec<&str> = keys.iter().map(|(user, _)| user.as_str()).collect();
-        let conversations: Vec<Uuid> = keys.iter().map(|(_, conversation)| conversation.0).collect();
+    pub async fn unread(&self, keys: &[(UserId, ConversationId, Seq)]) -> sqlx::Result<Vec<Unread>> {
+        let users: Vec<&str> = keys.iter().map(|(user, _, _)| user.as_str()).collect();
+        let conversations: Vec<Uuid> = keys.iter().map(|(_, conversation, _)| conversation.0).collect();
+        let markers: Vec<i64> = keys.iter().map(|(_, _, marker)| row::bigint(*marker)).collect();
         let rows = sqlx::query(UNREAD)
             .bind(users)
             .bind(conversations)
+            .bind(markers)
             .bind(i64::from(UNREAD_MAX))
             .fetch_all(&self.pool)
             .await?;
@@ -205,12 +208,12 @@ const CHANGES_AFTER: &str = "
 
 const UNREAD: &str = "
     SELECT p.user_id, p.conversation_id, c.last_message_seq, counted.unread
-      FROM unnest($1::text[], $2::uuid[]) AS wanted (user_id, conversation_id)
+      FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS wanted (user_id, conversation_id, marker)
       JOIN participants p ON p.user_id = wanted.user_id AND p.conversation_id = wanted.conversation_id
       JOIN conversations c ON c.id = p.conversation_id
      CROSS JOIN LATERAL (
            SELECT count(*) AS unread FROM (
                   SELECT 1 FROM messages m
-                   WHERE m.conversation_id = p.conversation_id AND m.seq > p.last_read_seq
+                   WHERE m.conversation_id = p.conversation_id AND m.seq > GREATEST(p.last_read_seq, wanted.marker)
                      AND m.sender_id <> p.user_id AND m.deleted_seq IS NULL
-                   ORDER BY m.seq LIMIT $3) capped) counted";
+                   ORDER BY m.seq LIMIT $4) capped) counted";
