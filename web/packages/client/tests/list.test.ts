@@ -1,10 +1,10 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import type { Api } from "../../src/client/api.ts";
-import type { Conversation } from "../../src/client/conversation.ts";
-import { Disconnected, Refusal } from "../../src/client/errors.ts";
-import { ConversationList } from "../../src/client/list.ts";
-import { Timeline } from "../../src/client/timeline.ts";
-import type { ConversationUpdated, ListedConversation, Message, Page } from "../../src/client/wire.ts";
+import type { Api } from "../src/api.ts";
+import type { Conversation } from "../src/conversation.ts";
+import { Disconnected, Refusal } from "../src/errors.ts";
+import { ConversationList } from "../src/list.ts";
+import { Timeline } from "../src/timeline.ts";
+import type { ConversationUpdated, ListedConversation, Message, Page } from "../src/wire.ts";
 import { joined, ME, message, newMessage, OTHER, settle } from "./fake.ts";
 
 const conversations = vi.fn<Api["conversations"]>();

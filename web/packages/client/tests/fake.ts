@@ -1,6 +1,6 @@
 import { vi } from "vitest";
-import type { Dial, Transport, TransportEvents } from "../../src/client/transport.ts";
-import type { Command, Joined, Message, NewMessage, ServerFrame, Welcome } from "../../src/client/wire.ts";
+import type { Dial, Transport, TransportEvents } from "../src/transport.ts";
+import type { Command, Joined, Message, NewMessage, ServerFrame, Welcome } from "../src/wire.ts";
 
 /** A command as it was sent. */
 export type Sent = Command & { ref?: string };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { Timeline } from "../../src/client/timeline.ts";
-import type { LogEvent, Message, MessageDeleted, MessageEdited } from "../../src/client/wire.ts";
+import { Timeline } from "../src/timeline.ts";
+import type { LogEvent, Message, MessageDeleted, MessageEdited } from "../src/wire.ts";
 import { CONVERSATION, joined, message, newMessage, OTHER, seeded } from "./fake.ts";
 
 function edited(seq: number, messageSeq: number, content: string): MessageEdited {

@@ -1,7 +1,7 @@
 import { describe, expect, it, test } from "vitest";
-import { comesBack, parseCloseReason, reconnectDelay } from "../../src/client/backoff.ts";
-import { uuidv7 } from "../../src/client/uuid.ts";
-import { contentLength, parseFrame } from "../../src/client/wire.ts";
+import { comesBack, parseCloseReason, reconnectDelay } from "../src/backoff.ts";
+import { uuidv7 } from "../src/uuid.ts";
+import { contentLength, parseFrame } from "../src/wire.ts";
 
 describe("the delay before a reconnect", () => {
   it("is full jitter below a ceiling that doubles up to 30 s", () => {

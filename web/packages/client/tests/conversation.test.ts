@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import type { Api } from "../../src/client/api.ts";
-import { Connection } from "../../src/client/connection.ts";
-import { Conversation } from "../../src/client/conversation.ts";
-import type { Joined, LogEvent, MessagePage, Typing } from "../../src/client/wire.ts";
+import type { Api } from "../src/api.ts";
+import { Connection } from "../src/connection.ts";
+import { Conversation } from "../src/conversation.ts";
+import type { Joined, LogEvent, MessagePage, Typing } from "../src/wire.ts";
 import { CONVERSATION, FakeNetwork, type FakeSocket, joined, ME, message, newMessage, OTHER, settle } from "./fake.ts";
 
 let network: FakeNetwork;

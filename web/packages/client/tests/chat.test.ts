@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { Chat } from "../../src/client/chat.ts";
-import { Refusal } from "../../src/client/errors.ts";
+import { Chat } from "../src/chat.ts";
+import { Refusal } from "../src/errors.ts";
 import { CONVERSATION, FakeNetwork, joined, ME, newMessage, OTHER, seeded, settle } from "./fake.ts";
 import { FakeGateway } from "./gateway.ts";
 

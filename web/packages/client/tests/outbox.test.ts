@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { Disconnected, Refusal } from "../../src/client/errors.ts";
-import { Outbox } from "../../src/client/outbox.ts";
-import type { Ack, Command, Reply } from "../../src/client/wire.ts";
+import { Disconnected, Refusal } from "../src/errors.ts";
+import { Outbox } from "../src/outbox.ts";
+import type { Ack, Command, Reply } from "../src/wire.ts";
 import { CONVERSATION, settle } from "./fake.ts";
 
 type Send = Extract<Command, { type: "send_message" }>;

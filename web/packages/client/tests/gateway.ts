@@ -1,6 +1,6 @@
 import type { FakeNetwork, FakeSocket, Sent } from "./fake.ts";
 import { CONVERSATION, joined, ME, message, newMessage, OTHER } from "./fake.ts";
-import type { ListedConversation, LogEvent, Message, NewMessage } from "../../src/client/wire.ts";
+import type { ListedConversation, LogEvent, Message, NewMessage } from "../src/wire.ts";
 
 /** How often things go wrong, from 0 to 1. */
 export interface Trouble {

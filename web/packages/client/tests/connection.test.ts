@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { Connection, type ConnectionOptions } from "../../src/client/connection.ts";
-import { Disconnected, Refusal } from "../../src/client/errors.ts";
-import type { Command } from "../../src/client/wire.ts";
+import { Connection, type ConnectionOptions } from "../src/connection.ts";
+import { Disconnected, Refusal } from "../src/errors.ts";
+import type { Command } from "../src/wire.ts";
 import { CONVERSATION, FakeNetwork, newMessage, settle } from "./fake.ts";
 
 const TYPE: Command = { type: "mark_read", conversation_id: CONVERSATION, seq: 1 };

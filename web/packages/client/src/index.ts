@@ -1,0 +1,11 @@
+export { Api } from "./api.ts";
+export { Chat, type ChatOptions } from "./chat.ts";
+export { Connection, type ConnectionState, type TokenSource } from "./connection.ts";
+export { Conversation } from "./conversation.ts";
+export { Disconnected, Refusal } from "./errors.ts";
+export { ConversationList } from "./list.ts";
+export { Outbox, type Outgoing } from "./outbox.ts";
+export { Timeline } from "./timeline.ts";
+export { type Dial, type Transport, type TransportEvents, webSocketDial } from "./transport.ts";
+export { uuidv7 } from "./uuid.ts";
+export * from "./wire.ts";
