@@ -223,14 +223,13 @@ impl Room {
     /// The participants changed: those who no longer belong stop receiving now.
     pub fn set_membership(&self, membership: Arc<Membership>) {
         self.membership.store(membership.clone());
-        let strangers: Vec<_> = self
-            .members()
-            .iter()
-            .filter(|member| membership.participant(&member.identity.user_id).is_none())
-            .cloned()
-            .collect();
-        for conn in strangers {
-            self.leave(&conn);
+        self.expel(|user| membership.participant(user).is_none());
+    }
+
+    /// Takes out everybody who fits.
+    fn expel(&self, fits: impl Fn(&UserId) -> bool) {
+        for conn in self.members().iter().filter(|member| fits(&member.identity.user_id)) {
+            self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));
         }
     }

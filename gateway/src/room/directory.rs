@@ -127,13 +127,29 @@ impl Directory {
         tokio::spawn(async move { this.refresh(&room).await });
     }
 
+    /// Somebody was removed: nothing later reaches them. Postgres tells whether they have come back since.
+    pub(super) async fn removed(&self, room: &Arc<Room>, user: &UserId) {
+        self.members.invalidate(room.id);
+        match self.members.read(room.id).await {
+            Ok(membership) => self.adopt(room, membership),
+            Err(_) => {
+                room.expel(|member| member == user);
+                self.members_changed(room.id);
+            }
+        }
+    }
+
+    fn adopt(&self, room: &Arc<Room>, membership: Arc<Membership>) {
+        let before = room.membership();
+        room.set_membership(membership.clone());
+        self.index(room, Some(&before), &membership);
+    }
+
     async fn refresh(&self, room: &Arc<Room>) {
         while !room.end.is_cancelled() {
             match self.members.read(room.id).await {
                 Ok(membership) => {
-                    let before = room.membership();
-                    room.set_membership(membership.clone());
-                    self.index(room, Some(&before), &membership);
+                    self.adopt(room, membership);
                     return;
                 }
                 Err(refusal) if refusal.code == partyline_shared::wire::ErrorCode::NotFound => {
