@@ -8,7 +8,7 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -238,8 +238,11 @@ impl Person {
 
     /// The next frame, or how the socket was closed.
     pub(crate) async fn read(&mut self) -> Result<Value, Closed> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let next = timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
+            let next = timeout_at(deadline, self.socket.next())
+                .await
+                .unwrap_or_else(|_| panic!("nothing came; held: {:#?}", self.held));
             match next.expect("the socket ended without a close frame").unwrap() {
                 Message::Text(text) => return Ok(serde_json::from_str(&text).unwrap()),
                 Message::Close(frame) => {
