@@ -9,14 +9,14 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{metrics, queue::Queues, store::Store};
 
-const JETSTREAM_EVERY: Duration = Duration::from_secs(5);
-const POSTGRES_EVERY: Duration = Duration::from_secs(10);
+/// Between two looks, and for one of Postgres's answers.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// Measures streams and the account's storage for ever.
 pub async fn jetstream(queues: Queues) {
     let mut names: Vec<_> = (0..queues.settings.partitions).map(subjects::log_stream).collect();
     names.extend([subjects::DEAD_STREAM, subjects::SEEN_STREAM].map(str::to_owned));
-    let mut ticks = interval(JETSTREAM_EVERY);
+    let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -44,11 +44,11 @@ fn replicas(info: &Info) -> (usize, usize) {
 
 /// Measures the database for ever.
 pub async fn postgres(store: Store) {
-    let mut ticks = interval(POSTGRES_EVERY);
+    let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match timeout(POSTGRES_EVERY, store.stats()).await {
+        match timeout(EVERY, store.stats()).await {
             Ok(Ok(stats)) => metrics::postgres(&stats),
             Ok(Err(error)) => tracing::debug!(%error, "Postgres not measured"),
             Err(_) => tracing::debug!("Postgres not measured in time"),
