@@ -54,6 +54,23 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// Where a conversation's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub seq: Seq,
+    /// An event stands there. If not, the log has none of the conversation: all there ever were stand at `seq` or
+    /// before, in Postgres.
+    pub is_event: bool,
+}
+
+/// What follows a place.
+#[derive(Debug)]
+pub enum Rest {
+    Here(Vec<Entry>),
+    /// Some of it is gone from the log; Postgres holds everything up to here.
+    InPostgres(Seq),
+}
+
 /// Where a partition's log stands towards Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
@@ -257,6 +274,20 @@ impl Log {
         }
     }
 
+    /// Where a conversation's log ends, also if retention has left nothing of it. As [`Self::head`], it proves earlier
+    /// subscriptions.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn end(&self, conversation: ConversationId) -> Result<End, Refusal> {
+        // Known before the log is asked: whatever is appended since lies above it.
+        let watermark = self.watermark(conversation).await?;
+        Ok(match self.head(conversation).await? {
+            Some(entry) => End { seq: entry.seq, is_event: true },
+            None => End { seq: watermark.floor.max(watermark.first.saturating_sub(1)), is_event: false },
+        })
+    }
+
     /// The event at a place, if the log still holds it and it is the conversation's.
     ///
     /// # Errors
@@ -267,6 +298,32 @@ impl Log {
         }
         let found = self.read(conversation, seq - 1, seq - 1, 1).await?;
         Ok(found.into_iter().find(|entry| entry.seq == seq))
+    }
+
+    /// Events after a place up to `head`, as [`Self::read_up_to`], if none of them can have gone with retention.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_rest(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        head: Seq,
+        limit: usize,
+    ) -> Result<Rest, Refusal> {
+        let mut entries = self.read_up_to(conversation, after.saturating_sub(1), head, limit + 1).await?;
+        if entries.first().is_some_and(|first| first.seq == after) {
+            // Retention takes the oldest first: what is held from here on is whole.
+            entries.remove(0);
+            return Ok(Rest::Here(entries));
+        }
+        entries.truncate(limit);
+        if let Some(first) = entries.first_mut() {
+            first.prev_seq = after;
+        }
+        let watermark = self.look(conversation).await?;
+        let is_gone = after + 1 < watermark.first && after < watermark.floor;
+        Ok(if is_gone { Rest::InPostgres(watermark.floor) } else { Rest::Here(entries) })
     }
 
     /// Events after a place, oldest first, at most `limit`; up to `head`, which is known to be stored, so a lagging
@@ -378,10 +435,20 @@ impl Log {
         if let Some(watermark) = cached(WATERMARK_AGE) {
             return Ok(watermark);
         }
+        match self.look(conversation).await {
+            Err(refusal) => cached(Duration::MAX).ok_or(refusal),
+            looked => looked,
+        }
+    }
+
+    /// How far Postgres has come, now.
+    async fn look(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
+        let partition = self.partition(conversation);
         let state = partition.state.load_full();
         let read = async {
-            let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
+            // In this order: what retention takes meanwhile, Postgres has.
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
+            let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
             Ok::<_, String>((
                 consumer.ack_floor.stream_sequence,
                 stream.state.first_sequence,
@@ -393,7 +460,7 @@ impl Log {
             Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
-                cached(Duration::MAX).ok_or_else(|| Refusal::unavailable("the log"))
+                Err(Refusal::unavailable("the log"))
             }
         }
     }

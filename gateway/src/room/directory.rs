@@ -80,14 +80,14 @@ impl Directory {
             Refusal::unavailable("the log")
         })?;
         // Asked after the subscription on the same connection: its answer proves that the server has both.
-        let head = self.log.head(conversation).await?.map_or(0, |entry| entry.seq);
+        let end = self.log.end(conversation).await?;
         // With Postgres away, what is cached must do.
         let membership = match self.members.read(conversation).await {
             Ok(membership) => membership,
             Err(_) => self.members.get(conversation).await?,
         };
-        let markers = self.markers(conversation, head).await?;
-        let room = Arc::new(Room::new(conversation, head, membership.clone(), markers));
+        let markers = if end.is_event { self.markers(conversation, end.seq).await? } else { HashMap::new() };
+        let room = Arc::new(Room::new(conversation, end, membership.clone(), markers));
         self.index(&room, None, &membership);
         let Some(this) = self.this.upgrade() else { return Err(Refusal::unavailable("the gateway")) };
         tokio::spawn(feed::run(room.clone(), live, self.log.clone(), this));
