@@ -1,10 +1,17 @@
 //! Gateways as whole processes on real NATS and Postgres, and clients that know the contract only.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod budget;
+mod drain;
 mod frames;
 mod handshake;
 mod history;
+mod join;
 mod membership;
 mod once;
+mod presence;
+mod reading;
 mod requests;
 mod support;
+mod tokens;

@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -320,19 +321,28 @@ impl Person {
         self.held.iter().filter(|frame| frame["type"] == kind).collect()
     }
 
-    /// Waits until the server closes the socket; frames before that are held.
+    /// Waits until the server closes the socket, and answers; frames before that are held.
     pub(crate) async fn closed(&mut self) -> Closed {
         loop {
             match self.read().await {
                 Ok(frame) => self.held.push_back(frame),
-                Err(closed) => return closed,
+                Err(closed) => {
+                    self.bow_out().await;
+                    return closed;
+                }
             }
         }
+    }
+
+    /// Ends the closing handshake and the connection.
+    pub(crate) async fn bow_out(&mut self) {
+        while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
+        let _ = self.socket.get_mut().shutdown().await;
     }
 
     /// Closes the socket, and waits until the server has done so, too.
     pub(crate) async fn leave(mut self) {
         self.socket.close(None).await.unwrap();
-        while let Ok(Some(Ok(_))) = timeout(PATIENCE, self.socket.next()).await {}
+        self.bow_out().await;
     }
 }
