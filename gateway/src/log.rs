@@ -384,19 +384,18 @@ impl Log {
         prev_seq: Seq,
         batch: usize,
     ) -> Result<Vec<Entry>, Refusal> {
-        let stream = subjects::log_stream(self.number(conversation));
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
-        self.direct_get(&stream, request.to_string().into(), prev_seq).await.map_err(|error| {
+        self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")
         })
     }
 
-    async fn direct_get(&self, stream: &str, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
+    async fn direct_get(&self, partition: u16, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request).await?;
+        self.client.publish_with_reply(subjects::direct_get(partition), inbox, request).await?;
         let mut entries = Vec::new();
         loop {
             let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
