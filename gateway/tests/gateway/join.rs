@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, Person, World, messages_of, seq};
+use crate::support::{CONVERSATIONS, Follower, Person, World, messages_of, seq};
 
 /// Takes from the log what Postgres holds, as its retention would.
 async fn forget(world: &World) {
@@ -150,32 +150,17 @@ async fn a_long_absence_comes_in_pages() {
     bob.expect("new_message").await;
 }
 
-/// Somebody who holds a log up to a place, and takes nothing but what follows.
-struct Follower {
-    last: u64,
-    seqs: Vec<u64>,
-}
-
-impl Follower {
-    fn take(&mut self, event: &Value, how: &str) {
-        let prev = event["prev_seq"].as_u64().unwrap();
-        assert!(seq(event) > self.last, "{how}: a repeat after {}: {event}", self.last);
-        assert!(prev <= self.last, "{how}: a gap after {}: {event}", self.last);
-        self.last = seq(event);
-        self.seqs.push(self.last);
-    }
-
-    async fn catch_up(&mut self, person: &mut Person, chat: &str) {
-        loop {
-            let joined = person.join_after(chat, self.last).await;
-            for event in joined["events"].as_array().unwrap() {
-                self.take(event, "caught up");
-            }
-            assert!(seq(&joined) >= self.last, "{joined}");
-            self.last = seq(&joined);
-            if joined["more"] == false {
-                return;
-            }
+/// Joins until nothing is missing.
+async fn catch_up(follower: &mut Follower, person: &mut Person, chat: &str) {
+    loop {
+        let joined = person.join_after(chat, follower.last).await;
+        for event in joined["events"].as_array().unwrap() {
+            follower.take(event, "caught up");
+        }
+        assert!(seq(&joined) >= follower.last, "{joined}");
+        follower.last = seq(&joined);
+        if joined["more"] == false {
+            return;
         }
     }
 }
@@ -210,12 +195,12 @@ async fn joining_again_and_again_under_traffic_nothing_is_missed_or_repeated() {
         }
     };
     let follow = async |n: usize| {
-        let mut follower = Follower { last: 0, seqs: Vec::new() };
+        let mut follower = Follower::default();
         let mut turn = n;
         while !done.is_cancelled() {
             turn += 1;
             let mut person = world.person(&gateways[turn % 2], "eve").await;
-            follower.catch_up(&mut person, &chat).await;
+            catch_up(&mut follower, &mut person, &chat).await;
             // A few live events: one hurries, one stays.
             for _ in 0..[0, 3, 20][n] {
                 tokio::select! {
@@ -225,7 +210,7 @@ async fn joining_again_and_again_under_traffic_nothing_is_missed_or_repeated() {
             }
         }
         let mut person = world.person(&gateways[0], "eve").await;
-        follower.catch_up(&mut person, &chat).await;
+        catch_up(&mut follower, &mut person, &chat).await;
         follower.seqs
     };
     let (sent, (), followed) = tokio::join!(sending, forgetting, join_all((0..3).map(follow)));
@@ -235,7 +220,7 @@ async fn joining_again_and_again_under_traffic_nothing_is_missed_or_repeated() {
     }
     // And from the very beginning, on a node that never saw any of it.
     let fresh = world.gateway().await;
-    let mut late = Follower { last: 0, seqs: Vec::new() };
-    late.catch_up(&mut world.person(&fresh, "eve").await, &chat).await;
+    let mut late = Follower::default();
+    catch_up(&mut late, &mut world.person(&fresh, "eve").await, &chat).await;
     assert_eq!(late.seqs, sent);
 }

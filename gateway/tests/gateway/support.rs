@@ -346,3 +346,19 @@ impl Person {
         self.bow_out().await;
     }
 }
+
+/// Somebody who holds a log up to a place, and takes nothing but what follows it.
+#[derive(Default)]
+pub(crate) struct Follower {
+    pub(crate) last: u64,
+    pub(crate) seqs: Vec<u64>,
+}
+
+impl Follower {
+    pub(crate) fn take(&mut self, event: &Value, how: &str) {
+        assert!(seq(event) > self.last, "{how}: a repeat after {}: {event}", self.last);
+        assert!(event["prev_seq"].as_u64().unwrap() <= self.last, "{how}: a gap after {}: {event}", self.last);
+        self.last = seq(event);
+        self.seqs.push(self.last);
+    }
+}
