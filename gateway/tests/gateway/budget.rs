@@ -7,7 +7,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Person, World, client_id, message, messages_of, until};
+use crate::{
+    person::Person,
+    support::{World, client_id, message, messages_of, until},
+};
 
 /// Gateways with the default limits.
 async fn gateways(world: &World) -> Vec<Process> {

@@ -8,7 +8,10 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::error::Error as WsError;
 
-use crate::support::{Closed, Person, World, connect, handshake, message, seq, until};
+use crate::{
+    person::{Closed, Person, connect, handshake},
+    support::{World, message, seq, until},
+};
 
 #[tokio::test]
 async fn a_gateway_that_is_told_to_end_sends_everybody_elsewhere_in_time() {

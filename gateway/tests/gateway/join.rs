@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, Follower, Person, World, messages_of, seq};
+use crate::{
+    person::{Follower, Person},
+    support::{CONVERSATIONS, World, messages_of, seq},
+};
 
 /// Takes from the log what Postgres holds, as its retention would.
 async fn forget(world: &World) {

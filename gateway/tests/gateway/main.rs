@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod budget;
+mod document;
 mod drain;
 mod frames;
 mod handshake;
@@ -12,9 +13,11 @@ mod join;
 mod membership;
 mod once;
 mod outages;
+mod person;
 mod plans;
 mod presence;
 mod reading;
 mod requests;
+mod rest;
 mod support;
 mod tokens;

@@ -5,7 +5,10 @@ use futures_util::future::join_all;
 use partyline_shared::{ids::ConversationId, subjects};
 use serde_json::{Value, json};
 
-use crate::support::{Person, World, message, messages_of, until};
+use crate::{
+    person::Person,
+    support::{World, message, messages_of, until},
+};
 
 /// Two answers to one message: the first one's place for both, and one of them says that it was there.
 fn same_but_duplicate(first: &Value, second: &Value) -> Value {

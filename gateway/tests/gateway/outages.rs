@@ -8,7 +8,10 @@ use partyline_shared::subjects;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{CONVERSATIONS, Follower, World, message, messages_of, seq, until};
+use crate::{
+    person::Follower,
+    support::{CONVERSATIONS, World, message, messages_of, seq, until},
+};
 
 async fn behind(world: &World, setting: &str, url: &str) -> (Proxy, Process) {
     let proxy = Proxy::start(url).await.unwrap();

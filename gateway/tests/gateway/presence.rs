@@ -6,7 +6,10 @@ use devstack::testing::Process;
 use serde_json::json;
 use tokio::time::{Instant, interval};
 
-use crate::support::{CONVERSATIONS, Person, World, until};
+use crate::{
+    person::Person,
+    support::{CONVERSATIONS, World, until},
+};
 
 /// Waits for word of somebody coming or going.
 async fn told(person: &mut Person, user: &str, online: bool) {

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio_tungstenite::tungstenite::error::Error as WsError;
 
-use crate::support::{CONVERSATIONS, Person, World, answer, connect, handshake};
+use crate::{
+    person::{Person, connect, handshake},
+    support::{CONVERSATIONS, World, answer},
+};
 
 #[tokio::test]
 async fn a_socket_outlives_its_token_only_if_that_is_renewed() {
