@@ -13,7 +13,7 @@ use async_nats::{
     jetstream::{Context, consumer::PullConsumer, context::ContextBuilder, message::PublishMessage},
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use parking_lot::Mutex;
 use partyline_shared::{
     event::Event,
@@ -80,6 +80,13 @@ pub struct Watermark {
     pub first: Seq,
     /// What is in the log and not in Postgres is at most this old; `None` if that can't be told.
     pub lag: Option<Duration>,
+}
+
+/// How far Postgres has come in each partition. Whoever reads Postgres afterwards finds there what the log's tails after
+/// these places lack.
+#[derive(Clone, Debug)]
+pub struct Floors {
+    by_partition: Vec<Seq>,
 }
 
 /// What was seen of a partition's progress, for the age of what Postgres lacks.
@@ -321,7 +328,7 @@ impl Log {
         if let Some(first) = entries.first_mut() {
             first.prev_seq = after;
         }
-        let watermark = self.look(conversation).await?;
+        let watermark = self.look(self.partition(conversation)).await?;
         let is_gone = after + 1 < watermark.first && after < watermark.floor;
         Ok(if is_gone { Rest::InPostgres(watermark.floor) } else { Rest::Here(entries) })
     }
@@ -423,7 +430,25 @@ impl Log {
     /// # Errors
     /// `unavailable`, if it was never known.
     pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
-        let partition = self.partition(conversation);
+        self.watermark_of(self.partition(conversation)).await
+    }
+
+    /// How far Postgres has come, for conversations that are not known yet.
+    ///
+    /// # Errors
+    /// `unavailable`, if it was never known.
+    pub async fn floors(&self) -> Result<Floors, Refusal> {
+        let watermarks = try_join_all(self.partitions.iter().map(|partition| self.watermark_of(partition))).await?;
+        Ok(Floors { by_partition: watermarks.iter().map(|watermark| watermark.floor).collect() })
+    }
+
+    /// The floor under a conversation.
+    #[must_use]
+    pub fn floor(&self, floors: &Floors, conversation: ConversationId) -> Seq {
+        floors.by_partition.get(usize::from(self.number(conversation))).copied().unwrap_or(0)
+    }
+
+    async fn watermark_of(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         let cached = |age: Duration| {
             partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
         };
@@ -434,15 +459,14 @@ impl Log {
         if let Some(watermark) = cached(WATERMARK_AGE) {
             return Ok(watermark);
         }
-        match self.look(conversation).await {
+        match self.look(partition).await {
             Err(refusal) => cached(Duration::MAX).ok_or(refusal),
             looked => looked,
         }
     }
 
     /// How far Postgres has come, now.
-    async fn look(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
-        let partition = self.partition(conversation);
+    async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         let state = partition.state.load_full();
         let read = async {
             // In this order: what retention takes meanwhile, Postgres has.

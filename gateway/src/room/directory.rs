@@ -81,12 +81,13 @@ impl Directory {
         })?;
         // Asked after the subscription on the same connection: its answer proves that the server has both.
         let end = self.log.end(conversation).await?;
+        // Before Postgres is read, which therefore has the markers that the tail lacks.
+        let markers = if end.is_event { self.markers(conversation, end.seq).await? } else { HashMap::new() };
         // With Postgres away, what is cached must do.
         let membership = match self.members.read(conversation).await {
             Ok(membership) => membership,
             Err(_) => self.members.get(conversation).await?,
         };
-        let markers = if end.is_event { self.markers(conversation, end.seq).await? } else { HashMap::new() };
         let room = Arc::new(Room::new(conversation, end, membership.clone(), markers));
         self.index(&room, None, &membership);
         let Some(this) = self.this.upgrade() else { return Err(Refusal::unavailable("the gateway")) };
