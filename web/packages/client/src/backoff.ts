@@ -24,12 +24,8 @@ export function comesBack(code: number): boolean {
 /** What a close reason tells; empty if it isn't the server's JSON. */
 export function parseCloseReason(reason: string): { code?: string; retryAfterMs?: number } {
   try {
-    const value = JSON.parse(reason) as { code?: unknown; retry_after_ms?: unknown } | null;
-    const after = value?.retry_after_ms;
-    return {
-      ...(typeof value?.code === "string" && { code: value.code }),
-      ...(typeof after === "number" && after >= 0 && { retryAfterMs: after }),
-    };
+    const { code, retry_after_ms: after } = JSON.parse(reason) as { code?: unknown; retry_after_ms?: unknown };
+    return { ...(typeof code === "string" && { code }), ...(typeof after === "number" && after >= 0 && { retryAfterMs: after }) };
   } catch {
     return {};
   }

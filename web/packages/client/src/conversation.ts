@@ -1,248 +1,293 @@
 import type { Api } from "./api.ts";
-import { reconnectDelay } from "./backoff.ts";
+import type { Wire } from "./connection.ts";
 import { Refusal } from "./errors.ts";
-import { type AfterJoin, Timeline } from "./timeline.ts";
-import type { Command, Joined, LogEvent, Participant, Reply, Typing } from "./wire.ts";
+import { Joining, type Phase } from "./joining.ts";
+import { type Conversations, type Followed, withLast } from "./list.ts";
+import { Members } from "./members.ts";
+import { asMessage, type ChatMessage, logged, onItsWay } from "./message.ts";
+import type { Outbox, Outgoing } from "./outbox.ts";
+import { Reading } from "./reading.ts";
+import type { ListedConversation } from "./rest.ts";
+import { Observable } from "./store.ts";
+import { Timeline } from "./timeline.ts";
+import { TypingState, type TypingUser } from "./typing.ts";
+import { uuidv7 } from "./uuid.ts";
+import type { Command, Joined, LogEvent, MessageType, Participant, Presence, Reply, SendAck, Typing, User } from "./wire.ts";
 
-/** How long somebody else is shown as typing, unless told again. */
-const TYPING_LASTS_MS = 5_000;
-/** Between two tellings that I type. */
-const TYPING_EVERY_MS = 3_000;
-/** Between two read markers. */
-const MARK_READ_MS = 250;
-/** Between two joins because of a gap. */
-const GAP_MS = 1_000;
-
-export interface ConversationOptions {
-  me(): string;
-  api: Api;
-  request(command: Command, onReply?: (reply: Reply) => void): Promise<Reply>;
-  notify(command: Command): void;
-  onChange(): void;
+/** One conversation as it is shown. */
+export interface ConversationSnapshot {
+  readonly id: string;
+  readonly phase: Phase;
+  /** Why it can't be joined, while `phase` is `refused`. */
+  readonly problem: Refusal | undefined;
+  /** Those held of the log, in order, then mine that are on their way. */
+  readonly messages: readonly ChatMessage[];
+  /** Whether there are messages before the first one: see `loadOlder`. */
+  readonly hasOlder: boolean;
+  readonly isLoadingOlder: boolean;
+  readonly participants: readonly Participant[];
+  /** Ids of the participants who are connected. */
+  readonly online: ReadonlySet<string>;
+  /** The others who are typing. */
+  readonly typing: readonly TypingUser[];
+  /** The last `seq` read, by user id. */
+  readonly readMarkers: ReadonlyMap<string, number>;
 }
 
-/** `behind`: what is shown may not be all there is. */
-export type Phase = "closed" | "behind" | "live" | "refused";
+/** What goes with a message besides its content, named as in the protocol. */
+export interface SendOptions {
+  /** `text` unless given. */
+  message_type?: MessageType;
+  /** An object of at most 4 KiB of JSON. */
+  metadata?: Record<string, unknown>;
+  /** The `seq` of the message that this one answers. */
+  reply_to?: number;
+  /** A UUID that the message has already: it is stored once, however often it is sent. */
+  client_id?: string;
+}
 
-/** One conversation that is, or was, open: joined while it is, and brought up to date whenever something is missing. */
-export class Conversation {
-  readonly timeline = new Timeline();
-  phase: Phase = "closed";
-  /** Why it can't be joined. */
-  problem: Refusal | undefined;
-  participants: Participant[] = [];
-  online = new Set<string>();
-  /** By user: the last `seq` read. */
-  readMarkers = new Map<string, number>();
-  /** Names of those who type, by user. */
-  typing = new Map<string, string>();
-  isLoadingOlder = false;
-  private isWanted = false;
-  private isJoining = false;
-  /** Counts the times it was left: an answer to a join from before that says nothing about now. */
-  private departures = 0;
-  /** No join because of a gap before this, in Unix milliseconds. */
-  private joinNotBefore = 0;
-  private attempt = 0;
-  private retryTimer: ReturnType<typeof setTimeout> | undefined;
-  private markTimer: ReturnType<typeof setTimeout> | undefined;
-  private marked = 0;
-  /** More was seen since the last marker. */
-  private isMarkDue = false;
-  private toldTypingAt = 0;
-  private readonly typingTimers = new Map<string, ReturnType<typeof setTimeout>>();
+/** What all conversations of a chat share. */
+export interface Shared {
+  /** Who I am; an empty `user_id` before the server said so. */
+  readonly me: User;
+  readonly api: Pick<Api, "messagesBefore">;
+  readonly outbox: Outbox;
+  readonly connection: Wire;
+  readonly conversations: Pick<Conversations, "get" | "follow">;
+  readonly historyLimit: number;
+  /** Sends an edit or a deletion, again if it has to wait. */
+  insist(command: Command): Promise<Reply>;
+  onLeft(conversation: Conversation): void;
+}
 
-  constructor(
-    readonly id: string,
-    private readonly options: ConversationOptions,
-  ) {}
+/**
+ * One conversation. It is joined while somebody watches it, over every reconnect, and brought up to date whenever
+ * something is missing; messages can be sent either way.
+ */
+export class Conversation extends Observable<ConversationSnapshot> implements Followed {
+  readonly id: string;
+  readonly #chat: Shared;
+  readonly #timeline: Timeline;
+  readonly #joining: Joining;
+  readonly #members = new Members();
+  readonly #typing = new TypingState(() => this.changed());
+  readonly #reading = new Reading((seq) => this.#chat.connection.request({ type: "mark_read", conversation_id: this.id, seq }));
+  /** The last `seq` that reached one of the others: they were connected. */
+  #delivered = 0;
+  #isLoadingOlder = false;
 
-  /** Joins, and stays joined over every reconnect until `close`. */
-  open(): void {
-    this.isWanted = true;
-    this.phase = "behind";
-    this.problem = undefined;
-    void this.join();
-  }
-
-  close(): void {
-    this.isWanted = false;
-    this.departures++;
-    this.phase = "closed";
-    clearTimeout(this.retryTimer);
-    clearTimeout(this.markTimer);
-    this.markTimer = undefined;
-    this.forgetTyping();
-    this.options.notify({ type: "leave_conversation", conversation_id: this.id });
-  }
-
-  /** A connection was made. */
-  connected(): void {
-    this.marked = 0;
-    if (this.isWanted && this.phase !== "refused") void this.join();
-  }
-
-  /** The connection is gone: what is shown grows old. */
-  disconnected(): void {
-    clearTimeout(this.retryTimer);
-    if (this.phase === "live") this.phase = "behind";
-    this.forgetTyping();
-  }
-
-  /** A live event of this conversation's log. */
-  handle(event: LogEvent): void {
-    if (!this.isWanted) return;
-    const applied = this.timeline.apply(event);
-    if (applied === "stale") return;
-    if (applied === "gap") return this.fillGap();
-    this.take(event);
-    this.options.onChange();
-  }
-
-  handleTyping({ user_id, username, is_typing }: Typing): void {
-    if (!this.isWanted || user_id === this.options.me()) return;
-    this.endTyping(user_id);
-    if (is_typing) {
-      this.typing.set(user_id, username);
-      this.typingTimers.set(
-        user_id,
-        setTimeout(() => {
-          this.endTyping(user_id);
-          this.options.onChange();
-        }, TYPING_LASTS_MS),
-      );
-    }
-    this.options.onChange();
-  }
-
-  /** Asks for the page before the first message held. */
-  async loadOlder(): Promise<void> {
-    const before = this.timeline.messages[0]?.seq;
-    if (this.isLoadingOlder || !this.timeline.hasOlder || before === undefined) return;
-    this.isLoadingOlder = true;
-    this.options.onChange();
-    try {
-      const page = await this.options.api.messagesBefore(this.id, before);
-      // After a reload of the whole log the page belongs nowhere.
-      if (this.timeline.find(before)) this.timeline.addOlder(page.results, page.next_before !== null);
-    } finally {
-      this.isLoadingOlder = false;
-      this.options.onChange();
-    }
-  }
-
-  /** All that is held was seen. */
-  markRead(): void {
-    const seq = this.timeline.lastSeqOfOthers(this.options.me());
-    const marker = this.readMarkers.get(this.options.me()) ?? 0;
-    if (this.phase !== "live" || seq <= Math.max(this.marked, marker)) return;
-    this.isMarkDue = this.markTimer !== undefined;
-    if (this.isMarkDue) return;
-    this.markTimer = setTimeout(() => {
-      this.markTimer = undefined;
-      if (this.isMarkDue) this.markRead();
-    }, MARK_READ_MS);
-    this.marked = seq;
-    this.options.request({ type: "mark_read", conversation_id: this.id, seq }).catch(() => {
-      this.marked = 0;
+  /** @internal */
+  constructor(id: string, chat: Shared) {
+    super();
+    this.id = id;
+    this.#chat = chat;
+    this.#timeline = new Timeline(chat.historyLimit);
+    this.#joining = new Joining(id, this.#timeline, chat.connection, {
+      onJoined: (joined) => this.#joined(joined),
+      onLeft: () => this.#left(),
+      onChange: () => this.changed(),
     });
   }
 
-  /** I type, or cleared what I typed. */
-  tellTyping(isTyping: boolean): void {
-    const now = Date.now();
-    const wasTold = now - this.toldTypingAt < TYPING_LASTS_MS;
-    if (isTyping ? now - this.toldTypingAt < TYPING_EVERY_MS : !wasTold) return;
-    this.toldTypingAt = isTyping ? now : 0;
-    this.options.notify({ type: "typing", conversation_id: this.id, is_typing: isTyping });
+  /**
+   * Sends a message: at once, or as soon as there is a connection, after all that were sent before it. It stands
+   * among the messages from now on.
+   *
+   * Resolves when the server has stored it. Rejects with a `Refusal` if the server won't (it stays, `failed`), or was
+   * discarded; with `Disconnected` if the chat was closed. It need not be awaited.
+   */
+  readonly send = (content: string, options: SendOptions = {}): Promise<SendAck> => {
+    this.#typing.sent();
+    return this.#chat.outbox.add({ type: "send_message", conversation_id: this.id, client_id: uuidv7(), content, ...options });
+  };
+
+  /** Sends a failed message again, as the newest. */
+  readonly retry = (clientId: string): Promise<SendAck> => this.#chat.outbox.retry(clientId);
+
+  /** Forgets a message that failed, or waits. */
+  readonly discard = (clientId: string): void => this.#chat.outbox.discard(clientId);
+
+  /** Replaces the content of a message of mine. Rejects with `Refusal` or `Disconnected`. */
+  async edit(seq: number, content: string): Promise<void> {
+    await this.#chat.insist({ type: "edit_message", conversation_id: this.id, seq, content });
   }
 
-  /** My message went out, which ends my typing for everybody. */
-  sent(): void {
-    this.toldTypingAt = 0;
+  /** Takes a message of mine back, for everybody. Rejects with `Refusal` or `Disconnected`. */
+  async delete(seq: number): Promise<void> {
+    await this.#chat.insist({ type: "delete_message", conversation_id: this.id, seq });
   }
 
-  private async join(): Promise<void> {
-    if (this.isJoining) return;
-    this.isJoining = true;
-    clearTimeout(this.retryTimer);
+  /** Asks for the page before the first message; nothing if there is none. Rejects with `Refusal` or `Disconnected`. */
+  readonly loadOlder = async (): Promise<void> => {
+    const before = this.#timeline.messages[0]?.seq;
+    if (this.#isLoadingOlder || !this.#timeline.hasOlder || before === undefined) return;
+    this.#isLoadingOlder = true;
+    this.changed();
     try {
-      while (this.isJoining && this.isWanted) {
-        const after = this.timeline.held;
-        const { departures } = this;
-        await this.options.request(
-          { type: "join_conversation", conversation_id: this.id, ...(after !== undefined && { after }) },
-          (reply) => this.joined(reply as Joined, after, departures === this.departures),
-        );
-      }
-    } catch (error) {
-      // Without a connection: `connected` joins again.
-      if (error instanceof Refusal) this.refused(error);
+      const page = await this.#chat.api.messagesBefore(this.id, before);
+      // If the first message is another by now, the page no longer borders on it.
+      if (this.#timeline.messages[0]?.seq === before) this.#timeline.addOlder(page.results, page.next_before !== null);
     } finally {
-      this.isJoining = false;
+      this.#isLoadingOlder = false;
+      this.changed();
     }
+  };
+
+  /** I have seen all that is held. Told four times a second at most, and only if it is news. */
+  readonly markRead = (): void => {
+    const seq = this.#timeline.lastSeqOfOthers(this.#me);
+    if (this.#joining.phase === "live" && seq > this.#members.marker(this.#me)) this.#reading.see(seq);
+  };
+
+  /** I type, or cleared what I typed. May be called for every key: the others are told every 3 s. */
+  readonly setTyping = (isTyping: boolean): void => {
+    if (this.#typing.isNews(isTyping)) this.#chat.connection.notify({ type: "typing", conversation_id: this.id, is_typing: isTyping });
+  };
+
+  /** Whether it is joined, or is to be. */
+  get isJoined(): boolean {
+    return this.#joining.isWanted;
   }
 
-  /** `isCurrent`: it was not left since it was asked. */
-  private joined(joined: Joined, after: number | undefined, isCurrent: boolean): void {
-    const next: AfterJoin = this.timeline.join(joined, after);
-    if (next === "done" && isCurrent) {
-      this.isJoining = false;
-      this.phase = "live";
-      this.joinNotBefore = Date.now() + GAP_MS;
-      this.attempt = 0;
+  /** @internal A connection was made. */
+  connected(): void {
+    this.#joining.connected();
+  }
+
+  /** @internal The connection is gone: what is shown grows old. */
+  disconnected(): void {
+    this.#typing.clear();
+    this.#reading.reset();
+    this.#joining.disconnected();
+    this.changed();
+  }
+
+  /** @internal I was added, perhaps after a refusal. */
+  added(): void {
+    this.#joining.again();
+  }
+
+  /** @internal An event of its log. */
+  handle(event: LogEvent): void {
+    if (!this.#joining.accept(event)) return;
+    this.#members.take(event);
+    if (event.type === "new_message") this.#typing.end(event.sender_id);
+    if (event.type === "participant_removed" && event.user_id === this.#me) this.#joining.refuse(new Refusal("forbidden", "You no longer take part"));
+    this.#reach();
+    this.changed();
+  }
+
+  /** @internal */
+  handleTyping(frame: Typing): void {
+    if (!this.#joining.isWanted || frame.user_id === this.#me) return;
+    this.#typing.hear(frame);
+    this.changed();
+  }
+
+  /** @internal */
+  presence(frame: Presence): void {
+    if (!this.#members.presence(frame)) return;
+    this.#reach();
+    this.changed();
+  }
+
+  /** @internal The outbox changed something. */
+  override changed(): void {
+    // What the log holds is stored, whether or not its answer came.
+    for (const { message } of this.#chat.outbox.of(this.id)) {
+      const stored = this.#timeline.messages.findLast((it) => it.sender_id === this.#me && it.client_id === message.client_id);
+      if (stored) return this.#chat.outbox.settle({ ...stored, duplicate: false });
     }
-    this.participants = joined.participants;
-    this.online = new Set(joined.online);
-    this.readMarkers = new Map(Object.entries(joined.read_markers));
-    this.options.onChange();
+    super.changed();
+    this.#chat.conversations.follow(this);
   }
 
-  private refused(refusal: Refusal): void {
-    if (refusal.isTemporary) {
-      const delay = reconnectDelay(this.attempt++, refusal.retryAfterMs);
-      this.joinNotBefore = Date.now() + delay;
-      this.retryTimer = setTimeout(() => void this.join(), delay);
-    } else {
-      this.phase = "refused";
-      this.problem = refusal;
-      this.options.onChange();
-    }
+  /** @internal A message of mine is stored. The log's event follows, or came already; until then this stands in for it. */
+  acked(entry: Outgoing, ack: SendAck): void {
+    this.#timeline.acked(asMessage(entry, this.#chat.me, ack));
   }
 
-  private fillGap(): void {
-    // The answer to a join that is under way covers this event as well.
-    if (this.isJoining) return;
-    this.phase = "behind";
-    const pause = this.joinNotBefore - Date.now();
-    clearTimeout(this.retryTimer);
-    if (pause <= 0) void this.join();
-    else this.retryTimer = setTimeout(() => void this.join(), pause);
+  /** @internal Leaves, and stops every timer. */
+  close(): void {
+    this.#joining.leave();
   }
 
-  private take(event: LogEvent): void {
-    if (event.type === "new_message") {
-      this.endTyping(event.sender_id);
-    } else if (event.type === "read") {
-      const marker = this.readMarkers.get(event.user_id) ?? 0;
-      this.readMarkers.set(event.user_id, Math.max(marker, event.last_read_seq));
-    } else if (event.type === "participant_added") {
-      const { participant } = event;
-      this.participants = [...this.participants.filter(({ user_id }) => user_id !== participant.user_id), participant];
-    } else if (event.type === "participant_removed") {
-      this.participants = this.participants.filter(({ user_id }) => user_id !== event.user_id);
-      if (event.user_id === this.options.me()) this.refused(new Refusal("forbidden", "You no longer take part"));
-    }
+  /** @internal Forgets what is held, unless it is joined. */
+  forget(): void {
+    if (this.#joining.isWanted) return;
+    this.#timeline.clear();
+    super.changed();
   }
 
-  private endTyping(userId: string): void {
-    this.typing.delete(userId);
-    clearTimeout(this.typingTimers.get(userId));
-    this.typingTimers.delete(userId);
+  /** @internal */
+  readonly news = (entry: ListedConversation): Partial<ListedConversation> => {
+    const { messages, hasOlder } = this.#timeline;
+    const news = withLast(entry, messages.at(-1));
+    if (this.#joining.phase !== "live") return news;
+    const me = this.#me;
+    const last_read_seq = Math.max(entry.last_read_seq, this.#members.marker(me));
+    const unread = messages.filter(({ seq, sender_id }) => seq > last_read_seq && sender_id !== me).length;
+    // More may be unread than is held.
+    const isWhole = unread === 0 || !hasOlder || (messages[0]?.seq ?? 0) <= last_read_seq;
+    const isOnline = ({ user_id }: Participant) => this.#members.online.has(user_id);
+    const { participants } = entry;
+    return {
+      ...news,
+      last_read_seq,
+      unread_count: isWhole ? unread : Math.max(unread, entry.unread_count),
+      ...(participants.some((it) => it.online !== isOnline(it)) && { participants: participants.map((it) => ({ ...it, online: isOnline(it) })) }),
+    };
+  };
+
+  protected override watched(isWatched: boolean): void {
+    this.#joining.want(isWatched);
   }
 
-  private forgetTyping(): void {
-    [...this.typing.keys()].forEach((userId) => this.endTyping(userId));
-    this.toldTypingAt = 0;
+  protected makeSnapshot(): ConversationSnapshot {
+    const { messages, hasOlder } = this.#timeline;
+    const { phase, problem } = this.#joining;
+    const { participants, online, markers } = this.#members;
+    const { me, outbox, conversations } = this.#chat;
+    const others = conversations.get(this.id)?.participants.filter(({ user_id }) => user_id !== me.user_id) ?? [];
+    const seenAt = Math.max(0, ...others.map(({ last_seen }) => Date.parse(last_seen ?? "") || 0));
+    const audience = { me: me.user_id, readMarkers: markers, delivered: this.#delivered, seenAt };
+    return {
+      id: this.id,
+      phase,
+      problem,
+      messages: [
+        ...messages.map((message) => logged(message, audience)),
+        ...outbox.of(this.id).map((entry) => onItsWay(entry, me)),
+      ],
+      hasOlder,
+      isLoadingOlder: this.#isLoadingOlder,
+      participants,
+      online,
+      typing: this.#typing.users,
+      readMarkers: markers,
+    };
+  }
+
+  #joined(joined: Joined): void {
+    this.#members.join(joined);
+    this.#reach();
+    this.changed();
+  }
+
+  #left(): void {
+    this.#reading.reset();
+    this.#typing.clear();
+    this.#timeline.shrink();
+    this.changed();
+    this.#chat.onLeft(this);
+  }
+
+  get #me(): string {
+    return this.#chat.me.user_id;
+  }
+
+  /** Whoever of the others is connected has what is held. */
+  #reach(): void {
+    for (const id of this.#members.online) if (id !== this.#me) this.#delivered = this.#timeline.held ?? 0;
   }
 }

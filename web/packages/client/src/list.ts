@@ -1,139 +1,174 @@
 import type { Api } from "./api.ts";
 import { reconnectDelay } from "./backoff.ts";
-import type { Conversation } from "./conversation.ts";
 import { Refusal } from "./errors.ts";
-import type { ConversationUpdated, ListedConversation, Presence } from "./wire.ts";
+import type { ListedConversation, ListedParticipant } from "./rest.ts";
+import { Observable } from "./store.ts";
+import type { ConversationUpdated, LogEvent, Message, Presence } from "./wire.ts";
 
-/** My conversations as the list shows them: asked for once a connection, then kept by events. */
-export class ConversationList {
-  me = "";
-  /** Whether the list was had at least once. */
-  isLoaded = false;
-  /** Asks for the conversations after the last one; undefined if these are all. */
-  private cursor: string | undefined;
-  private readonly byId = new Map<string, ListedConversation>();
-  private retryTimer: ReturnType<typeof setTimeout> | undefined;
-  private attempt = 0;
-  private isStopped = false;
-
-  constructor(
-    private readonly api: Api,
-    private readonly onChange: () => void,
-  ) {}
-
+/** My conversations as a list shows them. */
+export interface ConversationsSnapshot {
   /** Newest activity first. */
-  get all(): ListedConversation[] {
-    return [...this.byId.values()].sort((a, b) => activity(b) - activity(a));
-  }
+  readonly items: readonly ListedConversation[];
+  /** Whether the list was had at least once. */
+  readonly isLoaded: boolean;
+  /** Whether there are conversations after the last one. */
+  readonly hasMore: boolean;
+  /** Others' messages that I haven't read, of the conversations in the list. */
+  readonly unreadCount: number;
+}
 
-  get hasMore(): boolean {
-    return this.cursor !== undefined;
+/** An open conversation: knows better than the list. */
+export interface Followed {
+  readonly id: string;
+  /** What its log tells of its entry in the list. */
+  news(entry: ListedConversation): Partial<ListedConversation>;
+}
+
+/** My conversations: asked for once a connection, then kept by events. */
+export class Conversations extends Observable<ConversationsSnapshot> {
+  readonly #api: Api;
+  readonly #me: () => string;
+  readonly #followed: () => Iterable<Followed>;
+  #isLoaded = false;
+  /** Asks for the conversations after the last one; undefined if these are all. */
+  #cursor: string | undefined;
+  readonly #byId = new Map<string, ListedConversation>();
+  #retryTimer: ReturnType<typeof setTimeout> | undefined;
+  #attempt = 0;
+  #isStopped = false;
+
+  /** `followed`: the open conversations; what the list tells of them may be older than what their own events told. */
+  constructor(api: Api, me: () => string, followed: () => Iterable<Followed>) {
+    super();
+    this.#api = api;
+    this.#me = me;
+    this.#followed = followed;
   }
 
   get(id: string): ListedConversation | undefined {
-    return this.byId.get(id);
+    return this.#byId.get(id);
   }
 
   /** Asks for the newest conversations, again and again until they are had. */
   async load(): Promise<void> {
-    clearTimeout(this.retryTimer);
-    const known = [...this.byId];
+    clearTimeout(this.#retryTimer);
+    this.#isStopped = false;
+    const known = [...this.#byId];
     try {
-      const page = await this.api.conversations();
+      const page = await this.#api.conversations();
       const found = new Set(page.results.map(({ id }) => id));
       const oldest = Math.min(...page.results.map(activity));
       for (const [id, held] of known) {
         // What would stand on this page and doesn't is no longer mine; older ones stand on pages loaded before.
-        if (!found.has(id) && (!page.next || activity(held) >= oldest)) this.byId.delete(id);
+        if (!found.has(id) && (!page.next || activity(held) >= oldest)) this.#byId.delete(id);
       }
-      if (!this.isLoaded || this.byId.size === 0) this.cursor = page.next ?? undefined;
-      page.results.forEach((conversation) => this.merge(conversation));
-      this.isLoaded = true;
-      this.attempt = 0;
-      this.onChange();
+      if (!this.#isLoaded || this.#byId.size === 0) this.#cursor = page.next ?? undefined;
+      this.#isLoaded = true;
+      this.#attempt = 0;
+      this.put(...page.results);
     } catch {
-      if (!this.isStopped) this.retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.attempt++));
+      if (!this.#isStopped) this.#retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.#attempt++));
     }
   }
 
   /** Asks for the page after the last one. */
   async loadMore(): Promise<void> {
-    const page = await this.api.conversations(this.cursor);
-    this.cursor = page.next ?? undefined;
-    page.results.forEach((conversation) => this.merge(conversation));
-    this.onChange();
+    const page = await this.#api.conversations(this.#cursor);
+    this.#cursor = page.next ?? undefined;
+    this.put(...page.results);
   }
 
   stop(): void {
-    this.isStopped = true;
-    clearTimeout(this.retryTimer);
+    this.#isStopped = true;
+    clearTimeout(this.#retryTimer);
   }
 
-  /** Adds a conversation, or what is new about it. */
-  put(conversation: ListedConversation): void {
-    this.merge(conversation);
-    this.onChange();
+  /** Adds conversations, or what is new about them. */
+  put(...conversations: ListedConversation[]): void {
+    for (const conversation of conversations) this.#merge(conversation);
+    for (const conversation of this.#followed()) this.#follow(conversation);
+    this.changed();
   }
 
   /** News of a conversation that isn't joined. */
-  async update({ conversation_id, reason, last_message, unread_count }: ConversationUpdated): Promise<void> {
-    const held = this.byId.get(conversation_id);
-    if (!held || reason === "added" || reason === "removed") return this.refresh(conversation_id);
-    const isNews = last_message !== null && last_message.seq > (held.last_message?.seq ?? 0);
-    if (last_message && last_message.seq >= (held.last_message?.seq ?? 0)) held.last_message = last_message;
-    if (isNews && last_message) held.updated_at = last_message.created_at;
-    // The server couldn't count just now.
-    const counted = held.unread_count + (isNews && last_message?.sender_id !== this.me ? 1 : 0);
-    held.unread_count = unread_count ?? counted;
-    this.onChange();
+  update({ conversation_id, reason, last_message, unread_count }: ConversationUpdated): void {
+    if (reason === "added" || reason === "removed") void this.#refresh(conversation_id);
+    else this.#news(conversation_id, last_message, unread_count);
+  }
+
+  /** An event of a conversation that this client hasn't opened: another tab, on the same connection, has. */
+  overhear(event: LogEvent): void {
+    const { type, ...rest } = event;
+    if (type === "new_message") this.#news(event.conversation_id, rest as Message, null);
+    else if (type !== "read" || event.user_id === this.#me()) void this.#refresh(event.conversation_id);
   }
 
   presence({ user_id, online, last_seen }: Presence): void {
-    for (const { participants } of this.byId.values()) {
-      for (const participant of participants) {
-        if (participant.user_id === user_id) Object.assign(participant, { online, last_seen: last_seen ?? participant.last_seen });
-      }
+    for (const [id, entry] of this.#byId) {
+      if (!entry.participants.some((it) => it.user_id === user_id)) continue;
+      const changed = (it: ListedParticipant) => (it.user_id === user_id ? { ...it, online, last_seen: last_seen ?? it.last_seen } : it);
+      this.#byId.set(id, { ...entry, participants: entry.participants.map(changed) });
     }
+    this.changed();
   }
 
   /** The entry of an open conversation follows its log. */
-  follow({ timeline, readMarkers, online, phase }: Conversation): void {
-    const last = timeline.messages.at(-1);
-    const held = last && this.byId.get(last.conversation_id);
-    if (!held) return;
-    const isNewer = last.seq > (held.last_message?.seq ?? 0);
-    if (isNewer) held.updated_at = last.created_at;
-    if (isNewer || last.seq === held.last_message?.seq) held.last_message = last;
-    if (phase !== "live") return;
-    for (const participant of held.participants) participant.online = online.has(participant.user_id);
-    held.last_read_seq = readMarkers.get(this.me) ?? held.last_read_seq;
-    const unread = timeline.messages.filter(({ seq, sender_id }) => seq > held.last_read_seq && sender_id !== this.me).length;
-    // More may be unread than is loaded.
-    const isWhole = unread === 0 || !timeline.hasOlder || (timeline.messages[0]?.seq ?? 0) <= held.last_read_seq;
-    held.unread_count = isWhole ? unread : Math.max(unread, held.unread_count);
+  follow(conversation: Followed): void {
+    if (this.#follow(conversation)) this.changed();
   }
 
-  private async refresh(id: string): Promise<void> {
+  protected makeSnapshot(): ConversationsSnapshot {
+    const items = [...this.#byId.values()].sort((a, b) => activity(b) - activity(a));
+    const unreadCount = items.reduce((sum, { unread_count }) => sum + unread_count, 0);
+    return { items, isLoaded: this.#isLoaded, hasMore: this.#cursor !== undefined, unreadCount };
+  }
+
+  #follow({ id, news }: Followed): boolean {
+    const held = this.#byId.get(id);
+    if (!held) return false;
+    const next = { ...held, ...news(held) };
+    this.#byId.set(id, next);
+    return (Object.keys(next) as (keyof ListedConversation)[]).some((name) => next[name] !== held[name]);
+  }
+
+  #news(id: string, last: Message | null, unread: number | null): void {
+    const held = this.#byId.get(id);
+    if (!held) return void this.#refresh(id);
+    const change = withLast(held, last);
+    // Null: the server couldn't count just now.
+    const unread_count = unread ?? held.unread_count + (change.updated_at && last?.sender_id !== this.#me() ? 1 : 0);
+    this.#byId.set(id, { ...held, ...change, unread_count });
+    this.changed();
+  }
+
+  async #refresh(id: string): Promise<void> {
     try {
-      this.merge(await this.api.conversation(id));
+      this.put(await this.#api.conversation(id));
     } catch (error) {
       // Any other failure: the next load of the list tells.
-      if (error instanceof Refusal && (error.code === "not_found" || error.code === "forbidden")) this.byId.delete(id);
+      const isGone = error instanceof Refusal && (error.code === "not_found" || error.code === "forbidden");
+      if (isGone && this.#byId.delete(id)) this.changed();
     }
-    this.onChange();
   }
 
-  private merge(conversation: ListedConversation): void {
-    const held = this.byId.get(conversation.id);
+  #merge(conversation: ListedConversation): void {
+    const held = this.#byId.get(conversation.id);
     const isOlder = (conversation.last_message?.seq ?? 0) < (held?.last_message?.seq ?? 0);
     if (held && isOlder) {
       // The answer was made before the event that came meanwhile.
       const { last_message, unread_count, last_read_seq, updated_at } = held;
-      this.byId.set(conversation.id, { ...conversation, last_message, unread_count, last_read_seq, updated_at });
+      this.#byId.set(conversation.id, { ...conversation, last_message, unread_count, last_read_seq, updated_at });
     } else {
-      this.byId.set(conversation.id, conversation);
+      this.#byId.set(conversation.id, conversation);
     }
   }
+}
+
+/** What a message changes about the entry of its conversation: nothing, if it isn't its last one. */
+export function withLast(entry: ListedConversation, message: Message | null | undefined): Partial<ListedConversation> {
+  const seq = entry.last_message?.seq ?? 0;
+  if (!message || message.seq < seq) return {};
+  return { last_message: message, ...(message.seq > seq && { updated_at: message.created_at }) };
 }
 
 function activity({ updated_at, last_message, created_at }: ListedConversation): number {

@@ -1,4 +1,4 @@
-import type { Ack, Joined, LogEvent, Message, MessageDeleted, MessageEdited } from "./wire.ts";
+import type { Joined, LogEvent, Message, MessageDeleted, MessageEdited } from "./wire.ts";
 
 /**
  * What became of an event: `gap` means that an event before it is missing, and the log must be asked for it
@@ -9,7 +9,14 @@ export type Applied = "applied" | "stale" | "gap";
 /** What to do after an answer to a join: nothing, ask on from where it ended, or ask for everything. */
 export type AfterJoin = "done" | "more" | "reload";
 
-/** The part of a conversation's log that this client holds: messages in their current state. No clock, no network. */
+/** Edits and deletions that are remembered for messages of older pages. */
+const MAX_CHANGES = 500;
+
+/**
+ * The part of a conversation's log that this client holds: messages in their current state. No clock, no network.
+ *
+ * Holds the newest `limit` messages, and the older pages that were asked for, until `shrink`.
+ */
 export class Timeline {
   /** By `seq`. */
   messages: Message[] = [];
@@ -17,13 +24,21 @@ export class Timeline {
   hasOlder = false;
   /** The last `seq` held; undefined before the first join. */
   held: number | undefined;
-  private epoch: string | undefined;
+  #epoch: string | undefined;
   /** The last edit or deletion of messages, for those that arrive later by an older page. */
-  private readonly changes = new Map<number, MessageEdited | MessageDeleted>();
+  readonly #changes = new Map<number, MessageEdited | MessageDeleted>();
+  /** Messages that were asked for besides the newest. */
+  #extra = 0;
+
+  readonly #limit: number;
+
+  constructor(limit = Number.POSITIVE_INFINITY) {
+    this.#limit = limit;
+  }
 
   /** Takes in the answer to a join that asked from `after`. */
   join(joined: Joined, after: number | undefined): AfterJoin {
-    if (this.epoch !== undefined && this.epoch !== joined.epoch) {
+    if (this.#epoch !== undefined && this.#epoch !== joined.epoch) {
       this.clear();
       // The answer tells what is after a place of the old log.
       if (after !== undefined) return "reload";
@@ -32,12 +47,13 @@ export class Timeline {
       this.clear();
       this.hasOlder = joined.has_older;
     }
-    this.epoch = joined.epoch;
+    this.#epoch = joined.epoch;
     // The server told all there is between: no gaps among these.
     for (const event of joined.events) {
-      if (event.seq > (this.held ?? 0)) this.take(event);
+      if (event.seq > (this.held ?? 0)) this.#take(event);
     }
     this.held = Math.max(this.held ?? 0, joined.seq);
+    this.#trim();
     return joined.more ? "more" : "done";
   }
 
@@ -45,31 +61,39 @@ export class Timeline {
   apply(event: LogEvent): Applied {
     if (this.held === undefined || event.prev_seq > this.held) return "gap";
     if (event.seq <= this.held) return "stale";
-    this.take(event);
+    this.#take(event);
+    this.#trim();
     return "applied";
   }
 
   /** Takes in a page of history that was asked for with `before` = the first `seq`. */
   addOlder(page: Message[], hasOlder: boolean): void {
     this.hasOlder = hasOlder;
+    const count = this.messages.length;
     for (const message of page) {
-      if (!this.find(message.seq)) this.insert(message);
+      if (!this.find(message.seq)) this.#insert(message);
     }
+    this.#extra += this.messages.length - count;
+  }
+
+  /** Nobody looks at the older pages any more. */
+  shrink(): void {
+    this.#extra = 0;
+    this.#trim();
   }
 
   /** An own message is stored. The log's event follows, or came already; until then this stands in for it. */
-  acked(ack: Required<Pick<Ack, "seq">>, message: Message): void {
+  acked(message: Message): void {
     const first = this.messages[0];
     // A repeat of something from long ago has its place in a page that isn't loaded.
-    const beforeAllHeld = this.hasOlder && first !== undefined && ack.seq < first.seq;
-    if (!beforeAllHeld && !this.find(ack.seq)) this.insert(message);
+    const beforeAllHeld = this.hasOlder && first !== undefined && message.seq < first.seq;
+    if (!beforeAllHeld && !this.find(message.seq)) this.#insert(message);
+    this.#trim();
   }
 
   /** The message with this `seq`, if it is held. */
   find(seq: number): Message | undefined {
-    const index = this.place(seq);
-    const message = this.messages[index];
-    return message?.seq === seq ? message : undefined;
+    return this.messages.findLast((message) => message.seq === seq);
   }
 
   /** The newest message of somebody else's; 0 if none is held. */
@@ -77,46 +101,46 @@ export class Timeline {
     return this.messages.findLast((message) => message.sender_id !== me)?.seq ?? 0;
   }
 
-  private take(event: LogEvent): void {
+  #trim(): void {
+    const surplus = this.messages.length - this.#limit - this.#extra;
+    if (surplus <= 0) return;
+    this.messages.splice(0, surplus);
+    this.hasOlder = true;
+  }
+
+  #take(event: LogEvent): void {
     this.held = Math.max(this.held ?? 0, event.seq);
     if (event.type === "new_message") {
       const { type: _, ...message } = event;
-      this.insert(message);
+      this.#insert(message);
     } else if (event.type === "message_edited" || event.type === "message_deleted") {
-      this.changes.set(event.message_seq, event);
+      this.#remember(event);
       const message = this.find(event.message_seq);
-      if (message) this.replace(changed(message, event));
+      if (message) this.#insert(message);
     }
   }
 
-  private insert(message: Message): void {
-    const change = this.changes.get(message.seq);
-    const current = change ? changed(message, change) : message;
-    if (this.find(message.seq)) this.replace(current);
-    else this.messages.splice(this.place(message.seq), 0, current);
+  #remember(change: MessageEdited | MessageDeleted): void {
+    this.#changes.delete(change.message_seq);
+    this.#changes.set(change.message_seq, change);
+    for (const oldest of this.#changes.keys()) if (this.#changes.size > MAX_CHANGES) this.#changes.delete(oldest);
   }
 
-  /** A new object, so that whoever draws sees that something changed. */
-  private replace(message: Message): void {
-    this.messages[this.place(message.seq)] = message;
+  /** Puts a message in its place, as it is by now: a new object, so that whoever draws sees that something changed. */
+  #insert(message: Message): void {
+    const change = this.#changes.get(message.seq);
+    const before = this.messages.findLastIndex(({ seq }) => seq < message.seq);
+    const isHeld = this.messages[before + 1]?.seq === message.seq;
+    this.messages.splice(before + 1, isHeld ? 1 : 0, change ? changed(message, change) : message);
   }
 
-  /** Index of the first message at or after `seq`. */
-  private place(seq: number): number {
-    let [low, high] = [0, this.messages.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((this.messages[middle]?.seq ?? 0) < seq) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
-  private clear(): void {
+  /** Forgets everything: the next join brings the last page. */
+  clear(): void {
     this.messages = [];
-    this.changes.clear();
+    this.#extra = 0;
+    this.#changes.clear();
     this.held = undefined;
-    this.epoch = undefined;
+    this.#epoch = undefined;
     this.hasOlder = false;
   }
 }

@@ -21,7 +21,7 @@ beforeEach(() => {
 });
 
 async function connect(dial = network.dial): Promise<Connection> {
-  const connection = new Connection({ dial, tokens: { get }, isAccepted, onFrame, onState: () => {}, onWelcome: () => {} });
+  const connection = new Connection({ dial, token: get, isAccepted, onFrame, onState: () => {}, onWelcome: () => {} });
   connection.start();
   await settle();
   return connection;
@@ -161,7 +161,7 @@ describe("tokens", () => {
 
   it("renews when warned, and tries again until it has", async () => {
     await online();
-    network.last.hear({ type: "token_expiring" });
+    network.last.hear({ type: "token_expiring", expires_at: 0, expires_in_ms: 60_000 });
     await settle();
     expect(network.last.count("refresh_token")).toBe(0);
     get.mockResolvedValue("t2");

@@ -84,7 +84,19 @@ export function welcome(limits: Partial<Welcome["limits"]> = {}): Welcome {
     user: { user_id: ME, username: "Me", user_type: "customer" },
     server_time: "2025-01-01T00:00:00Z",
     heartbeat_ms: 25_000,
-    limits: { messages_per_minute: 0, frames_per_second: 0, max_content_chars: 1_000, ...limits },
+    limits: {
+      messages_per_minute: 0,
+      messages_burst: 0,
+      frames_per_second: 0,
+      connections_per_user: 10,
+      max_frame_bytes: 16_384,
+      max_content_chars: 1_000,
+      max_metadata_bytes: 4_096,
+      outbound_queue_bytes: 1_048_576,
+      ping_interval_ms: 25_000,
+      idle_timeout_ms: 60_000,
+      ...limits,
+    },
   };
 }
 

@@ -1,6 +1,7 @@
 import type { FakeNetwork, FakeSocket, Sent } from "./fake.ts";
 import { CONVERSATION, joined, ME, message, newMessage, OTHER } from "./fake.ts";
-import type { ListedConversation, LogEvent, Message, NewMessage } from "../src/wire.ts";
+import type { ListedConversation } from "../src/rest.ts";
+import type { LogEvent, Message, NewMessage } from "../src/wire.ts";
 
 /** How often things go wrong, from 0 to 1. */
 export interface Trouble {
@@ -50,7 +51,7 @@ export class FakeGateway {
   readonly fetch = async (url: string): Promise<Response> => {
     if (this.happens("cut")) throw new TypeError("Failed to fetch");
     const before = /messages\/.*before=(\d+)/.exec(url)?.[1];
-    if (before === undefined) return Response.json({ results: [this.listed()] });
+    if (before === undefined) return Response.json({ results: [this.listed()], next: null });
     const older = this.messages.filter(({ seq }) => seq < Number(before)).map(({ type: _, ...rest }) => rest);
     const results = older.slice(-PAGE);
     return Response.json({ results, next_before: older.length > PAGE ? results[0]?.seq : null, next_after: null });
@@ -66,7 +67,7 @@ export class FakeGateway {
 
   private listed(): ListedConversation {
     const last_message: Message | null = this.messages.at(-1) ?? null;
-    return { id: CONVERSATION, kind: "direct", title: null, participants: [], last_message, unread_count: 0, last_read_seq: 0, created_at: message(0).created_at, updated_at: message(this.last).created_at };
+    return { id: CONVERSATION, kind: "direct", title: null, participants: [], participant_count: 2, last_message, unread_count: 0, last_read_seq: 0, created_at: message(0).created_at, updated_at: message(this.last).created_at };
   }
 
   private take(socket: FakeSocket, sent: Sent): void {

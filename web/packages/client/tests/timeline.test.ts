@@ -5,12 +5,12 @@ import { CONVERSATION, joined, message, newMessage, OTHER, seeded } from "./fake
 
 function edited(seq: number, messageSeq: number, content: string): MessageEdited {
   const at = new Date(1_700_000_000_000 + seq * 1_000).toISOString();
-  return { type: "message_edited", conversation_id: CONVERSATION, seq, prev_seq: seq - 1, message_seq: messageSeq, editor_id: OTHER, content, edited_at: at };
+  return { type: "message_edited", conversation_id: CONVERSATION, seq, prev_seq: seq - 1, message_seq: messageSeq, message_id: `m${messageSeq}`, editor_id: OTHER, content, edited_at: at };
 }
 
 function deleted(seq: number, messageSeq: number): MessageDeleted {
   const at = new Date(1_700_000_000_000 + seq * 1_000).toISOString();
-  return { type: "message_deleted", conversation_id: CONVERSATION, seq, prev_seq: seq - 1, message_seq: messageSeq, deleted_by: OTHER, deleted_at: at };
+  return { type: "message_deleted", conversation_id: CONVERSATION, seq, prev_seq: seq - 1, message_seq: messageSeq, message_id: `m${messageSeq}`, deleted_by: OTHER, deleted_at: at };
 }
 
 /** A timeline that joined when the log was these messages. */
@@ -82,22 +82,46 @@ describe("a message", () => {
 
   it("of one's own stands in its place from the ack on, once", () => {
     const timeline = holding([3]);
-    timeline.acked({ seq: 5 }, message(5, { prev_seq: 0 }));
+    timeline.acked(message(5, { prev_seq: 0 }));
     expect([seqs(timeline), timeline.held]).toEqual([[3, 5], 3]);
     timeline.apply(newMessage(4));
     timeline.apply(newMessage(5));
     expect(timeline.messages.map(({ prev_seq }) => prev_seq)).toEqual([2, 3, 4]);
-    timeline.acked({ seq: 5 }, message(5, { prev_seq: 0 }));
+    timeline.acked(message(5, { prev_seq: 0 }));
     expect(seqs(timeline)).toEqual([3, 4, 5]);
   });
 
   it("that was acked as a repeat of long ago waits for its page", () => {
     const timeline = holding([8], true);
-    timeline.acked({ seq: 2 }, message(2));
+    timeline.acked(message(2));
     expect(seqs(timeline)).toEqual([8]);
     timeline.addOlder([message(2)], false);
-    timeline.acked({ seq: 1 }, message(1));
+    timeline.acked(message(1));
     expect(seqs(timeline)).toEqual([1, 2, 8]);
+  });
+});
+
+describe("memory", () => {
+  it("holds the newest messages, and the older pages that were asked for until nobody looks", () => {
+    const timeline = new Timeline(3);
+    timeline.join(joined(5, [3, 4, 5].map((seq) => newMessage(seq)), { has_older: false }), undefined);
+    timeline.apply(newMessage(6));
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[4, 5, 6], true]);
+    timeline.addOlder([message(1), message(2), message(3)], false);
+    timeline.apply(newMessage(7));
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[2, 3, 4, 5, 6, 7], true]);
+    timeline.shrink();
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[5, 6, 7], true]);
+  });
+
+  it("is bounded however much comes by, and an edit of what was dropped is not lost", () => {
+    const timeline = new Timeline(3);
+    timeline.join(joined(1, [newMessage(1)]), undefined);
+    for (let seq = 2; seq <= 5_000; seq++) timeline.apply(newMessage(seq));
+    timeline.apply(edited(5_001, 4_990, "new"));
+    expect(seqs(timeline)).toEqual([4_998, 4_999, 5_000]);
+    timeline.addOlder([message(4_990)], true);
+    expect(timeline.messages[0]?.content).toBe("new");
   });
 });
 
@@ -129,7 +153,7 @@ function randomLog(random: () => number): LogEvent[] {
     if (kind < 0.6 || target === undefined) log.push(newMessage(seq, { prev_seq: prev }));
     else if (kind < 0.8) log.push({ ...edited(seq, target, `edit ${seq}`), prev_seq: prev });
     else if (kind < 0.9) log.push({ ...deleted(seq, target), prev_seq: prev });
-    else log.push({ type: "read", conversation_id: CONVERSATION, seq, prev_seq: prev, user_id: OTHER, last_read_seq: prev });
+    else log.push({ type: "read", conversation_id: CONVERSATION, seq, prev_seq: prev, user_id: OTHER, last_read_seq: prev, read_at: "" });
     prev = seq;
   }
   return log;
@@ -174,7 +198,7 @@ function scenario(seed: number): { found: Timeline; expected: LogEvent[] } {
     const event = log[told++] as LogEvent;
     const chance = random();
     if (chance < 0.2) continue; // lost
-    if (event.type === "new_message" && chance < 0.4) timeline.acked({ seq: event.seq }, { ...event, prev_seq: 0 } as Message);
+    if (event.type === "new_message" && chance < 0.4) timeline.acked({ ...event, prev_seq: 0 } as Message);
     if (timeline.apply(event) === "gap" && random() < 0.7) join();
     if (random() < 0.2) timeline.apply(log[upTo(told - 1)] as LogEvent); // repeated, or a gap
     if (random() < 0.2) loadOlder();
