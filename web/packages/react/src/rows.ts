@@ -39,7 +39,7 @@ export class Rows {
   of({ messages, hasOlder, markers, readUpTo }: Log): Row[] {
     const next = new Map<string, Row>();
     const bySeq = new Map(messages.map((message) => [message.seq, message]));
-    const unread = unreadStart(messages, readUpTo);
+    const unread = unreadStart(messages, hasOlder, readUpTo);
     const rows = messages.map((message, index) => {
       const [before, after] = [messages[index - 1], messages[index + 1]];
       // What is before the first of them isn't known: its day may have begun there.
@@ -76,9 +76,9 @@ export class Rows {
   }
 }
 
-/** The first unread message of somebody else's; undefined if none before it is loaded: it may not be the first, then. */
-function unreadStart(messages: readonly ChatMessage[], readUpTo: number | undefined): ChatMessage | undefined {
-  if (readUpTo === undefined) return undefined;
+/** The first unread message of somebody else's, if something stands before it; undefined if it may be one not loaded. */
+function unreadStart(messages: readonly ChatMessage[], hasOlder: boolean, readUpTo: number | undefined): ChatMessage | undefined {
+  if (readUpTo === undefined || (hasOlder && (messages[0]?.seq ?? 0) > readUpTo)) return undefined;
   const index = messages.findIndex(({ seq, isMine }) => seq > readUpTo && !isMine);
   return index > 0 ? messages[index] : undefined;
 }

@@ -1,5 +1,5 @@
 import type { ListedConversation } from "@partyline/client";
-import { memo, type ReactNode, useState } from "react";
+import { memo, type ReactNode, useEffect, useState } from "react";
 import { useConversations, useConnection } from "../hooks/use-chat.ts";
 import { useNow } from "../hooks/use-now.ts";
 import { useArrowKeys } from "../hooks/use-arrow-keys.ts";
@@ -13,6 +13,8 @@ import { Icon } from "./icon.tsx";
 
 /** Relative times move on this often, in milliseconds. */
 const TICK_MS = 30_000;
+/** Who is online is told of joined conversations only; for the others the list is asked again. */
+const REFRESH_MS = 60_000;
 
 export interface ConversationListProps {
   /** The conversation that is open. */
@@ -29,13 +31,18 @@ export interface ConversationListProps {
 /** Who I am, and my conversations. */
 export function ConversationList({ activeId, onOpen, hasFilter = false, actions, children }: ConversationListProps) {
   const { words } = useLanguage();
-  const { me } = useConnection();
+  const { me, isConnected } = useConnection();
   const { notices } = useChatContext();
-  const { items, isLoaded, hasMore, loadMore } = useConversations();
+  const { items, isLoaded, hasMore, load, loadMore } = useConversations();
   const [search, setSearch] = useState("");
   const [isUnreadOnly, setIsUnreadOnly] = useState(false);
   const now = useNow(TICK_MS);
   const onKeyDown = useArrowKeys();
+  useEffect(() => {
+    if (!isConnected) return;
+    const timer = setInterval(() => document.visibilityState === "visible" && void load(), REFRESH_MS);
+    return () => clearInterval(timer);
+  }, [isConnected, load]);
   const myId = me?.user_id ?? "";
   const wanted = search.trim().toLowerCase();
   const shown = items.filter(
