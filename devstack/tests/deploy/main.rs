@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 mod balancer;
+mod configuration;
 // What counts there counts here.
 #[path = "../chaos/count.rs"]
 mod count;
