@@ -1,6 +1,7 @@
 //! The native WebSocket transport: the handshake here, a socket's life in [`task`], its frames in [`frame`].
 
 pub mod frame;
+pub mod reader;
 pub mod task;
 
 use std::sync::Arc;
