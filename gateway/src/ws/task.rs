@@ -26,12 +26,12 @@ use crate::{
 const LINGER_SECONDS: u64 = 5;
 
 /// Takes over an upgraded socket; `early` is what arrived with the handshake.
-pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, early: &[u8]) {
+pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, early: Vec<u8>) {
     let limits = &gateway.chat.config.limits;
     let id = gateway.chat.registry.next_id();
     let pipe = Pipe::new(Native(stream), limits.outbound_queue_bytes);
     let conn = Conn::new(id, identity, Link::Native(pipe));
-    let mut reader = Reader::new(early.to_vec(), limits.max_frame_bytes as usize);
+    let mut reader = Reader::new(early, limits.max_frame_bytes as usize);
     let mut requests = Requests { waiting: VecDeque::new(), frames: limiter(limits.frames_per_second) };
     let gateway = gateway.clone();
     tokio::spawn(async move {
