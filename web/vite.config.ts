@@ -1,4 +1,4 @@
-import { defineConfig, type Plugin } from "vite";
+import { defaultClientConditions, defineConfig, type Plugin } from "vite";
 
 /**
  * What the built page may do: its own files and its own server, nothing inline. `'self'` covers WebSockets of the
@@ -29,6 +29,8 @@ export default defineConfig({
   // The page may be served below any path.
   base: "./",
   plugins: [contentSecurityPolicy],
+  // Packages of the workspace are taken from their sources, without a build.
+  resolve: { conditions: ["@partyline/source", ...defaultClientConditions] },
   build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: false },
   server: {
     proxy: {

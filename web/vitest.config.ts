@@ -1,3 +1,3 @@
 import { defineConfig } from "vitest/config";
 
-export default defineConfig({ test: { include: ["tests/unit/**/*.test.ts"], restoreMocks: true } });
+export default defineConfig({ test: { projects: ["packages/*"] } });

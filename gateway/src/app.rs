@@ -68,7 +68,7 @@ impl Chat {
         let registry = Arc::new(Registry::default());
         let (changes, to_tell) = mpsc::unbounded_channel();
         let presence =
-            Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await?;
+            Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await;
         let budget = Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
         let stores = (store.clone(), log.clone());
         let inbox =

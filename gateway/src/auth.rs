@@ -20,7 +20,7 @@ use partyline_shared::{
     claims::Identity,
     wire::{BEARER_SUBPROTOCOL_PREFIX, ErrorCode, Refusal},
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{AuthSettings, JwtAlgorithm, Secret};
@@ -41,7 +41,6 @@ pub struct Verifier {
     leeway: i64,
     keys: ArcSwap<KeySet>,
     source: Option<Mutex<Refresher>>,
-    wanted: Notify,
 }
 
 struct Refresher {
@@ -78,6 +77,8 @@ impl Verifier {
         let algorithm = settings.jwt_algorithm.algorithm();
         let mut validation = Validation::new(algorithm);
         validation.leeway = u64::from(settings.jwt_leeway_seconds);
+        // RFC 7519, section 4.1.4: a token ends at `exp`, not after it.
+        validation.reject_tokens_expiring_in_less_than = 1;
         validation.validate_nbf = true;
         let mut required = vec!["exp"];
         if let Some(issuer) = &settings.jwt_issuer {
@@ -101,7 +102,6 @@ impl Verifier {
             leeway: i64::from(settings.jwt_leeway_seconds),
             keys: ArcSwap::from_pointee(keys),
             source: source.map(|source| Mutex::new(Refresher { source, asked: None })),
-            wanted: Notify::new(),
         });
         if verifier.source.is_some() {
             let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
@@ -115,7 +115,6 @@ impl Verifier {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.wanted.notified() => self.look_for(&self.keys.load_full()).await,
                 () = tokio::time::sleep(every) => {
                     if let Some(refresher) = &self.source {
                         self.reload(&mut refresher.lock().await.source).await;
@@ -147,20 +146,7 @@ impl Verifier {
         self.reload(&mut refresher.source).await;
     }
 
-    /// Checks a token against the keys at hand; an unknown key makes the gateway look for new ones afterwards.
-    ///
-    /// # Errors
-    /// `token_invalid`, `token_expired`.
-    pub fn verify(&self, token: &str) -> Result<Identity, Refusal> {
-        self.check(token).map_err(|failure| {
-            if matches!(failure, Failure::UnknownKey) {
-                self.wanted.notify_one();
-            }
-            failure.into()
-        })
-    }
-
-    /// [`Self::verify`], but waits for new keys if the token's is unknown, so that a rotation refuses nobody.
+    /// Checks a token; waits for new keys if the token's is unknown, so that a rotation refuses nobody.
     ///
     /// # Errors
     /// `token_invalid`, `token_expired`.
@@ -176,14 +162,6 @@ impl Verifier {
     }
 
     /// The bearer of a request: `Authorization`, else the WebSocket subprotocol `bearer.<jwt>`.
-    ///
-    /// # Errors
-    /// `token_invalid`, `token_expired`.
-    pub fn from_headers(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
-        self.verify(bearer(headers)?)
-    }
-
-    /// [`Self::from_headers`] by [`Self::verify_or_refresh`].
     ///
     /// # Errors
     /// `token_invalid`, `token_expired`.

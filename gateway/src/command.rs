@@ -73,7 +73,7 @@ async fn dispatch(
             Ok(())
         }
         Command::RefreshToken(it) => {
-            let ack = refresh_token(chat, conn, &it)?;
+            let ack = refresh_token(chat, conn, &it).await?;
             conn.send(&encode::reply("ack", reference, &ack));
             Ok(())
         }
@@ -91,8 +91,8 @@ struct Refreshed {
     expires_at: i64,
 }
 
-fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
-    let renewed = chat.verifier.verify(&command.token)?;
+async fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
+    let renewed = chat.verifier.verify_or_refresh(&command.token).await?;
     if renewed.user_id != conn.identity.user_id {
         return Err(Refusal::new(partyline_shared::wire::ErrorCode::Forbidden, "the token is another person's"));
     }

@@ -50,6 +50,16 @@ pub struct News {
     pub users: Vec<UserId>,
 }
 
+impl News {
+    /// Whether it is about taking part itself.
+    fn moves(&self) -> bool {
+        matches!(self.reason, Reason::Added | Reason::Removed)
+    }
+}
+
+/// Whom news is for, and of what.
+type Key = (UserId, ConversationId);
+
 /// Tells, and listens.
 pub struct Inbox {
     node: Arc<str>,
@@ -132,12 +142,9 @@ impl Inbox {
         }
     }
 
-    /// Unread messages: those in Postgres, and those in the log's tail. Nothing for whom it can't be told now: the badge
-    /// waits, the news doesn't.
-    async fn count(
-        &self,
-        keys: impl Iterator<Item = &(UserId, ConversationId)>,
-    ) -> HashMap<(UserId, ConversationId), u32> {
+    /// Unread messages: those in Postgres, and those in the log's tail; `None` where it can't be told now: the badge
+    /// waits, the news doesn't. Whoever no longer takes part is not among them.
+    async fn count(&self, keys: impl Iterator<Item = &Key>) -> HashMap<Key, Option<u32>> {
         // The tails are read before Postgres, which therefore holds all that they lack.
         let mut tails: HashMap<ConversationId, Option<Tail>> = HashMap::new();
         let mut wanted = Vec::new();
@@ -146,30 +153,31 @@ impl Inbox {
                 let tail = Tail::read(&self.log, *conversation, Range::Last, UNREAD_MAX as usize).await.ok();
                 tails.insert(*conversation, tail);
             }
-            if let Some(Some(tail)) = tails.get(conversation) {
-                wanted.push((user.clone(), *conversation, tail.marker(user)));
-            }
+            let marker = tails.get(conversation).and_then(Option::as_ref).map_or(0, |tail| tail.marker(user));
+            wanted.push((user.clone(), *conversation, marker));
         }
-        let counted = if self.store.is_away() { Ok(Vec::new()) } else { self.store.unread(&wanted).await };
-        let counted = counted.unwrap_or_else(|error| {
-            tracing::warn!(%error, "unread messages not counted");
-            self.store.missed();
-            Vec::new()
-        });
-        let in_tail = |it: &Unread| {
-            let tail = tails.get(&it.conversation).and_then(Option::as_ref);
-            tail.map_or(0, |tail| tail.unread(&it.user, it.last_message_seq))
+        let counted = if self.store.is_away() { None } else { Some(self.store.unread(&wanted).await) };
+        let counted = match counted {
+            Some(Ok(counted)) => counted,
+            failed => {
+                if let Some(Err(error)) = failed {
+                    tracing::warn!(%error, "unread messages not counted");
+                    self.store.missed();
+                }
+                return wanted.into_iter().map(|(user, conversation, _)| ((user, conversation), None)).collect();
+            }
         };
-        counted
-            .into_iter()
-            .map(|it| ((it.user.clone(), it.conversation), it.count.saturating_add(in_tail(&it)).min(UNREAD_MAX)))
-            .collect()
+        let whole = |it: &Unread| {
+            let tail = tails.get(&it.conversation).and_then(Option::as_ref)?;
+            Some(it.count.saturating_add(tail.unread(&it.user, it.last_message_seq)).min(UNREAD_MAX))
+        };
+        counted.into_iter().map(|it| ((it.user.clone(), it.conversation), whole(&it))).collect()
     }
 
     /// Gathers news for a moment, counts what is unread in one query, and tells the sockets.
     async fn deliver(self: Arc<Self>, mut arrived: mpsc::UnboundedReceiver<News>) {
         while let Some(first) = arrived.recv().await {
-            let mut latest: HashMap<(UserId, ConversationId), News> = HashMap::new();
+            let mut latest: HashMap<(Key, bool), News> = HashMap::new();
             self.gather(first, &mut latest);
             let until = tokio::time::Instant::now() + GATHER;
             while let Ok(Some(news)) = tokio::time::timeout_at(until, arrived.recv()).await {
@@ -181,25 +189,35 @@ impl Inbox {
         }
     }
 
-    fn gather(&self, news: News, latest: &mut HashMap<(UserId, ConversationId), News>) {
+    fn gather(&self, news: News, latest: &mut HashMap<(Key, bool), News>) {
         let News { users, .. } = &news;
         let bare = News { users: Vec::new(), ..news.clone() };
+        // Coming and going is told by itself, whatever is said meanwhile.
+        let moves = news.moves();
         for user in users {
             // Whoever has joined on every socket gets the event itself.
-            if self.registry.of(user).iter().all(|conn| conn.has_joined(news.conversation_id)) {
+            if !moves && self.registry.of(user).iter().all(|conn| conn.has_joined(news.conversation_id)) {
                 continue;
             }
-            let held = latest.entry((user.clone(), news.conversation_id)).or_insert_with(|| bare.clone());
+            let key = (user.clone(), news.conversation_id);
+            let held = latest.entry((key, moves)).or_insert_with(|| bare.clone());
             if held.seq <= bare.seq {
                 *held = bare.clone();
             }
         }
     }
 
-    async fn tell_sockets(&self, latest: HashMap<(UserId, ConversationId), News>) {
-        let counts = self.count(latest.keys()).await;
-        for (key, news) in latest {
-            let unread_count = counts.get(&key).copied();
+    async fn tell_sockets(&self, latest: HashMap<(Key, bool), News>) {
+        let counts = self.count(latest.keys().map(|(key, _)| key)).await;
+        let mut latest: Vec<_> = latest.into_iter().collect();
+        latest.sort_by_key(|(_, news)| news.seq);
+        for ((key, moves), news) in latest {
+            let unread_count = match counts.get(&key) {
+                Some(count) => *count,
+                // Its sender did not know yet that this one has left.
+                None if !moves => continue,
+                None => None,
+            };
             #[derive(Serialize)]
             struct ConversationUpdated<'a> {
                 r#type: &'static str,
@@ -219,7 +237,7 @@ impl Inbox {
                 Class::Durable,
             );
             for conn in self.registry.of(&key.0) {
-                if !conn.has_joined(news.conversation_id) {
+                if moves || !conn.has_joined(news.conversation_id) {
                     conn.send(&frame);
                 }
             }

@@ -13,7 +13,7 @@ use async_nats::{
     jetstream::{Context, consumer::PullConsumer, context::ContextBuilder, message::PublishMessage},
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use parking_lot::Mutex;
 use partyline_shared::{
     event::Event,
@@ -54,6 +54,23 @@ pub struct Appended {
     pub duplicate: bool,
 }
 
+/// Where a conversation's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub seq: Seq,
+    /// An event stands there. If not, the log has none of the conversation: all there ever were stand at `seq` or
+    /// before, in Postgres.
+    pub is_event: bool,
+}
+
+/// What follows a place.
+#[derive(Debug)]
+pub enum Rest {
+    Here(Vec<Entry>),
+    /// Some of it is gone from the log; Postgres holds everything up to here.
+    InPostgres(Seq),
+}
+
 /// Where a partition's log stands towards Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
@@ -63,6 +80,13 @@ pub struct Watermark {
     pub first: Seq,
     /// What is in the log and not in Postgres is at most this old; `None` if that can't be told.
     pub lag: Option<Duration>,
+}
+
+/// How far Postgres has come in each partition. Whoever reads Postgres afterwards finds there what the log's tails after
+/// these places lack.
+#[derive(Clone, Debug)]
+pub struct Floors {
+    by_partition: Vec<Seq>,
 }
 
 /// What was seen of a partition's progress, for the age of what Postgres lacks.
@@ -257,6 +281,20 @@ impl Log {
         }
     }
 
+    /// Where a conversation's log ends, also if retention has left nothing of it. As [`Self::head`], it proves earlier
+    /// subscriptions.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn end(&self, conversation: ConversationId) -> Result<End, Refusal> {
+        // Known before the log is asked: whatever is appended since lies above it.
+        let watermark = self.watermark(conversation).await?;
+        Ok(match self.head(conversation).await? {
+            Some(entry) => End { seq: entry.seq, is_event: true },
+            None => End { seq: watermark.floor.max(watermark.first.saturating_sub(1)), is_event: false },
+        })
+    }
+
     /// The event at a place, if the log still holds it and it is the conversation's.
     ///
     /// # Errors
@@ -267,6 +305,32 @@ impl Log {
         }
         let found = self.read(conversation, seq - 1, seq - 1, 1).await?;
         Ok(found.into_iter().find(|entry| entry.seq == seq))
+    }
+
+    /// Events after a place up to `head`, as [`Self::read_up_to`], if none of them can have gone with retention.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_rest(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        head: Seq,
+        limit: usize,
+    ) -> Result<Rest, Refusal> {
+        let mut entries = self.read_up_to(conversation, after.saturating_sub(1), head, limit + 1).await?;
+        if entries.first().is_some_and(|first| first.seq == after) {
+            // Retention takes the oldest first: what is held from here on is whole.
+            entries.remove(0);
+            return Ok(Rest::Here(entries));
+        }
+        entries.truncate(limit);
+        if let Some(first) = entries.first_mut() {
+            first.prev_seq = after;
+        }
+        let watermark = self.look(self.partition(conversation)).await?;
+        let is_gone = after + 1 < watermark.first && after < watermark.floor;
+        Ok(if is_gone { Rest::InPostgres(watermark.floor) } else { Rest::Here(entries) })
     }
 
     /// Events after a place, oldest first, at most `limit`; up to `head`, which is known to be stored, so a lagging
@@ -327,19 +391,18 @@ impl Log {
         prev_seq: Seq,
         batch: usize,
     ) -> Result<Vec<Entry>, Refusal> {
-        let stream = subjects::log_stream(self.number(conversation));
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
-        self.direct_get(&stream, request.to_string().into(), prev_seq).await.map_err(|error| {
+        self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")
         })
     }
 
-    async fn direct_get(&self, stream: &str, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
+    async fn direct_get(&self, partition: u16, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, request).await?;
+        self.client.publish_with_reply(subjects::direct_get(partition), inbox, request).await?;
         let mut entries = Vec::new();
         loop {
             let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
@@ -367,7 +430,25 @@ impl Log {
     /// # Errors
     /// `unavailable`, if it was never known.
     pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
-        let partition = self.partition(conversation);
+        self.watermark_of(self.partition(conversation)).await
+    }
+
+    /// How far Postgres has come, for conversations that are not known yet.
+    ///
+    /// # Errors
+    /// `unavailable`, if it was never known.
+    pub async fn floors(&self) -> Result<Floors, Refusal> {
+        let watermarks = try_join_all(self.partitions.iter().map(|partition| self.watermark_of(partition))).await?;
+        Ok(Floors { by_partition: watermarks.iter().map(|watermark| watermark.floor).collect() })
+    }
+
+    /// The floor under a conversation.
+    #[must_use]
+    pub fn floor(&self, floors: &Floors, conversation: ConversationId) -> Seq {
+        floors.by_partition.get(usize::from(self.number(conversation))).copied().unwrap_or(0)
+    }
+
+    async fn watermark_of(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         let cached = |age: Duration| {
             partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
         };
@@ -378,10 +459,19 @@ impl Log {
         if let Some(watermark) = cached(WATERMARK_AGE) {
             return Ok(watermark);
         }
+        match self.look(partition).await {
+            Err(refusal) => cached(Duration::MAX).ok_or(refusal),
+            looked => looked,
+        }
+    }
+
+    /// How far Postgres has come, now.
+    async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         let state = partition.state.load_full();
         let read = async {
-            let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
+            // In this order: what retention takes meanwhile, Postgres has.
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
+            let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
             Ok::<_, String>((
                 consumer.ack_floor.stream_sequence,
                 stream.state.first_sequence,
@@ -393,7 +483,7 @@ impl Log {
             Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
-                cached(Duration::MAX).ok_or_else(|| Refusal::unavailable("the log"))
+                Err(Refusal::unavailable("the log"))
             }
         }
     }

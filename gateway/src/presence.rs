@@ -25,6 +25,9 @@ use crate::{log::Log, session::registry::Registry};
 /// Keys written at once.
 const WRITES: usize = 256;
 
+/// Between two looks for the buckets.
+const BUCKETS_RETRY: Duration = Duration::from_millis(250);
+
 /// Somebody came online or went.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -54,10 +57,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Opens the buckets, begins to watch, to write and to renew the lease.
-    ///
-    /// # Errors
-    /// If JetStream can't be reached.
+    /// Opens the buckets, waiting for them as long as it takes; begins to watch, to write and to renew the lease.
     pub async fn start(
         node: Arc<str>,
         settings: &NatsSettings,
@@ -65,8 +65,14 @@ impl Presence {
         registry: Arc<Registry>,
         changes: mpsc::UnboundedSender<Change>,
         end: CancellationToken,
-    ) -> anyhow::Result<Arc<Self>> {
-        let buckets = streams::ensure_presence(log.jetstream(), settings).await?;
+    ) -> Arc<Self> {
+        // In a cluster there may be no leader yet; and its servers learn of a stream that was made one after the other.
+        let buckets = loop {
+            match streams::ensure_presence(log.jetstream(), settings).await {
+                Ok(buckets) => break buckets,
+                Err(error) => not_there(&error).await,
+            }
+        };
         let (dirty, to_write) = mpsc::unbounded_channel();
         let presence = Arc::new(Self {
             node,
@@ -78,7 +84,9 @@ impl Presence {
             dirty,
             changes,
         });
-        presence.renew_lease().await?;
+        while let Err(error) = presence.renew_lease().await {
+            not_there(&error).await;
+        }
         presence.see_node(&presence.node.clone());
         for task in [
             tokio::spawn(presence.clone().watch(false)),
@@ -92,7 +100,7 @@ impl Presence {
                 task.abort();
             });
         }
-        Ok(presence)
+        presence
     }
 
     /// Whether a user is connected anywhere.
@@ -326,4 +334,9 @@ impl State {
         }
         last
     }
+}
+
+async fn not_there(error: &anyhow::Error) {
+    tracing::warn!(%error, "the presence buckets are not there yet");
+    tokio::time::sleep(BUCKETS_RETRY).await;
 }

@@ -16,7 +16,7 @@ use partyline_shared::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{authorise::Membership, clock, encode::Frame, metrics::RoomGuard, session::conn::Conn};
+use crate::{authorise::Membership, clock, encode::Frame, log::End, metrics::RoomGuard, session::conn::Conn};
 use timeline::{Place, Timeline};
 
 /// Members who are written to by one task; more members are shared out.
@@ -26,6 +26,8 @@ const FAN_OUT_CHUNK: usize = 256;
 #[derive(Debug)]
 pub struct Room {
     pub id: ConversationId,
+    /// The log had nothing of the conversation up to here when the room was opened: Postgres has it.
+    pub archived: Seq,
     state: Mutex<State>,
     membership: ArcSwap<Membership>,
     /// Asks the room's task to compare its head with the log's.
@@ -62,11 +64,12 @@ pub enum Glance {
 }
 
 impl Room {
-    fn new(id: ConversationId, head: Seq, membership: Arc<Membership>, markers: HashMap<UserId, Seq>) -> Self {
+    fn new(id: ConversationId, end: End, membership: Arc<Membership>, markers: HashMap<UserId, Seq>) -> Self {
         Self {
             id,
+            archived: if end.is_event { 0 } else { end.seq },
             state: Mutex::new(State {
-                timeline: Timeline::new(head),
+                timeline: Timeline::new(end.seq),
                 members: Arc::default(),
                 markers,
                 empty_since: Some(clock::seconds()),
@@ -223,14 +226,13 @@ impl Room {
     /// The participants changed: those who no longer belong stop receiving now.
     pub fn set_membership(&self, membership: Arc<Membership>) {
         self.membership.store(membership.clone());
-        let strangers: Vec<_> = self
-            .members()
-            .iter()
-            .filter(|member| membership.participant(&member.identity.user_id).is_none())
-            .cloned()
-            .collect();
-        for conn in strangers {
-            self.leave(&conn);
+        self.expel(|user| membership.participant(user).is_none());
+    }
+
+    /// Takes out everybody who fits.
+    fn expel(&self, fits: impl Fn(&UserId) -> bool) {
+        for conn in self.members().iter().filter(|member| fits(&member.identity.user_id)) {
+            self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));
         }
     }

@@ -108,6 +108,19 @@ impl Store {
     }
 }
 
+/// Every query that touches messages, for the test that asks Postgres how it would answer them.
+pub const MESSAGE_QUERIES: &[(&str, &str)] = &[
+    ("highest seq", HIGHEST_SEQ),
+    ("conversations", list::CONVERSATIONS),
+    ("conversation", list::CONVERSATION),
+    ("find sent", messages::FIND_SENT),
+    ("message", messages::MESSAGE),
+    ("messages before", messages::MESSAGES_BEFORE),
+    ("messages after", messages::MESSAGES_AFTER),
+    ("changes after", messages::CHANGES_AFTER),
+    ("unread", messages::UNREAD),
+];
+
 const HIGHEST_SEQ: &str = "
     SELECT GREATEST(
         (SELECT COALESCE(max(GREATEST(c.last_message_seq, newest.seq, edited.seq, deleted.seq)), 0)

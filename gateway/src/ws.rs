@@ -27,7 +27,7 @@ use crate::{http::problem::Problem, metrics, origin, server::Gateway};
 
 /// `GET /ws`: refuses before the upgrade whoever may not come in.
 pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
-    let (identity, named) = match admit(&gateway, request.headers()) {
+    let (identity, named) = match admit(&gateway, request.headers()).await {
         Ok(admitted) => admitted,
         Err((reason, refusal)) => {
             metrics::handshake_refused(reason);
@@ -78,7 +78,7 @@ pub fn switch(
 }
 
 /// Who may come in, and whether the client named our subprotocol.
-fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool), (&'static str, Refusal)> {
+async fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool), (&'static str, Refusal)> {
     let has = |name, value: &str| {
         headers
             .get_all(name)
@@ -96,7 +96,8 @@ fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool), (&'
     if gateway.is_draining() {
         return Err(("draining", Refusal::unavailable("this node, which is leaving,")));
     }
-    let identity = gateway.chat.verifier.from_headers(headers).map_err(|refusal| ("token", refusal))?;
+    let identity =
+        gateway.chat.verifier.from_headers_or_refresh(headers).await.map_err(|refusal| ("token", refusal))?;
     let offers_any = headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
     let named = has(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
     if offers_any && !named {

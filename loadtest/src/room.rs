@@ -92,7 +92,7 @@ struct Summary {
     messages: Counts,
     gateway: Cost,
     bare: Option<Cost>,
-    /// The gateway's CPU time for a delivery by the bare server's.
+    /// The gateway's CPU time for a delivery by the bare server's; none if that was too short for the kernel's clock.
     ratio: Option<f64>,
     slo: Slo,
 }
@@ -138,7 +138,9 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
         cost.print("bare write(2)");
         Some(cost)
     };
-    let ratio = bare.as_ref().map(|bare| gateway.micros_per_delivery / bare.micros_per_delivery);
+    // Few deliveries take less than a clock tick.
+    let floor = bare.as_ref().map(|bare| bare.micros_per_delivery).filter(|micros| *micros > 0.0);
+    let ratio = floor.map(|floor| gateway.micros_per_delivery / floor);
     if let Some(ratio) = ratio {
         println!("ratio: a delivery costs the gateway {ratio:.2} times the bare write");
     }

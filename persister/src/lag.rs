@@ -41,6 +41,6 @@ async fn measure(queues: &Queues, queue: Queue, consumer: &PullConsumer) -> anyh
             age = (OffsetDateTime::now_utc() - oldest.time).try_into().unwrap_or_default();
         }
     }
-    metrics::lag(partition, messages, age);
+    metrics::lag(partition, messages, info.num_ack_pending, age);
     Ok(())
 }

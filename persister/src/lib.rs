@@ -13,3 +13,4 @@ pub mod queue;
 pub mod retry;
 pub mod seen;
 pub mod store;
+pub mod watch;

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::{account::Account, stream::State};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::batch::Rows;
+use crate::{batch::Rows, store::Stats};
 
 const BUILD: &str = "partyline_persister_build_info";
 const NATS_CONNECTED: &str = "partyline_persister_nats_connected";
 const POSTGRES_UP: &str = "partyline_persister_postgres_up";
 const LAG_MESSAGES: &str = "partyline_persister_lag_messages";
 const LAG_SECONDS: &str = "partyline_persister_lag_age_seconds";
+const IN_FLIGHT: &str = "partyline_persister_in_flight_messages";
 const SEEN_LAG: &str = "partyline_persister_seen_lag_messages";
 const BATCH_SIZE: &str = "partyline_persister_batch_size";
 const WRITE_SECONDS: &str = "partyline_persister_batch_write_seconds";
@@ -21,6 +23,18 @@ const WAITING: &str = "partyline_persister_waiting_for_target_total";
 const RETRIES: &str = "partyline_persister_retries_total";
 const DEAD: &str = "partyline_persister_dead_letters_total";
 const REOPENED: &str = "partyline_persister_pulls_reopened_total";
+const STREAM_MESSAGES: &str = "partyline_persister_stream_messages";
+const STREAM_BYTES: &str = "partyline_persister_stream_bytes";
+const STREAM_REPLICAS: &str = "partyline_persister_stream_replicas";
+const STREAM_REPLICAS_CURRENT: &str = "partyline_persister_stream_replicas_current";
+const JETSTREAM_BYTES: &str = "partyline_persister_jetstream_bytes";
+const JETSTREAM_LIMIT: &str = "partyline_persister_jetstream_limit_bytes";
+const JETSTREAM_ERRORS: &str = "partyline_persister_jetstream_api_errors_total";
+const POSTGRES_BYTES: &str = "partyline_persister_postgres_bytes";
+const POSTGRES_CONNECTIONS: &str = "partyline_persister_postgres_connections";
+const POSTGRES_TRANSACTIONS: &str = "partyline_persister_postgres_transactions_total";
+const POSTGRES_BLOCKS: &str = "partyline_persister_postgres_blocks_total";
+const POSTGRES_DEADLOCKS: &str = "partyline_persister_postgres_deadlocks_total";
 
 /// Tells the recorder what each metric means; call once, after the recorder is installed.
 pub fn describe() {
@@ -36,6 +50,7 @@ pub fn describe() {
         Unit::Seconds,
         "Age of the oldest event that Postgres does not hold yet, by partition; 0 without any"
     );
+    describe_gauge!(IN_FLIGHT, "Events that some persister has in hand, by partition");
     describe_gauge!(SEEN_LAG, "Last-seen notes that Postgres does not hold yet");
     describe_histogram!(BATCH_SIZE, Unit::Count, "Events in a batch");
     describe_histogram!(WRITE_SECONDS, Unit::Seconds, "One transaction that was committed, by queue (log, seen)");
@@ -52,6 +67,7 @@ pub fn describe() {
         "Events put aside as dead letters, by reason (unreadable, refused, target_missing, place_taken)"
     );
     describe_counter!(REOPENED, "Pulls begun anew after an error");
+    describe_servers();
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for reason in ["unreadable", "refused", "target_missing", "place_taken"] {
         counter!(DEAD, "reason" => reason).absolute(0);
@@ -59,6 +75,27 @@ pub fn describe() {
     for reason in ["conflict", "postgres_away"] {
         counter!(RETRIES, "reason" => reason).absolute(0);
     }
+    for kind in ["message", "edit", "delete", "read", "participant", "seen"] {
+        counter!(ROWS, "kind" => kind).absolute(0);
+    }
+    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED] {
+        counter!(name).absolute(0);
+    }
+}
+
+fn describe_servers() {
+    describe_gauge!(STREAM_MESSAGES, "Messages in a stream");
+    describe_gauge!(STREAM_BYTES, Unit::Bytes, "Bytes of a stream, of one copy");
+    describe_gauge!(STREAM_REPLICAS, "Copies that a stream should have");
+    describe_gauge!(STREAM_REPLICAS_CURRENT, "Copies of a stream that are up to date");
+    describe_gauge!(JETSTREAM_BYTES, Unit::Bytes, "What the account's streams take, by storage (file, memory)");
+    describe_gauge!(JETSTREAM_LIMIT, Unit::Bytes, "What they may take, by storage; infinite without a limit");
+    describe_counter!(JETSTREAM_ERRORS, "Requests of this account that JetStream refused");
+    describe_gauge!(POSTGRES_BYTES, Unit::Bytes, "Size of the database");
+    describe_gauge!(POSTGRES_CONNECTIONS, "Connections to the database, everybody's");
+    describe_counter!(POSTGRES_TRANSACTIONS, "Transactions in the database, by outcome (commit, rollback)");
+    describe_counter!(POSTGRES_BLOCKS, "Blocks that Postgres needed, by source (cache, disk: not in its own cache)");
+    describe_counter!(POSTGRES_DEADLOCKS, "Deadlocks that Postgres found");
 }
 
 fn flag(up: bool) -> f64 {
@@ -75,11 +112,45 @@ pub fn postgres_up(up: bool) {
     gauge!(POSTGRES_UP).set(flag(up));
 }
 
-/// What Postgres lacks of a partition.
-pub fn lag(partition: u16, messages: u64, age: Duration) {
+/// What Postgres lacks of a partition; `in_flight` of the messages are in a persister's hands.
+pub fn lag(partition: u16, messages: u64, in_flight: usize, age: Duration) {
     let partition = partition.to_string();
     gauge!(LAG_MESSAGES, "partition" => partition.clone()).set(messages as f64);
+    gauge!(IN_FLIGHT, "partition" => partition.clone()).set(in_flight as f64);
     gauge!(LAG_SECONDS, "partition" => partition).set(age.as_secs_f64());
+}
+
+/// A stream's state, and its copies: wanted, and up to date.
+pub fn stream(name: &str, state: &State, (wanted, current): (usize, usize)) {
+    gauge!(STREAM_MESSAGES, "stream" => name.to_owned()).set(state.messages as f64);
+    gauge!(STREAM_BYTES, "stream" => name.to_owned()).set(state.bytes as f64);
+    gauge!(STREAM_REPLICAS, "stream" => name.to_owned()).set(wanted as f64);
+    gauge!(STREAM_REPLICAS_CURRENT, "stream" => name.to_owned()).set(current as f64);
+}
+
+/// What the account takes of JetStream.
+pub fn jetstream(account: &Account) {
+    let limits = &account.limits;
+    for (storage, bytes, limit) in
+        [("file", account.storage, limits.max_storage), ("memory", account.memory, limits.max_memory)]
+    {
+        gauge!(JETSTREAM_BYTES, "storage" => storage).set(bytes as f64);
+        let limit = limit.filter(|limit| *limit >= 0).map_or(f64::INFINITY, |limit| limit as f64);
+        gauge!(JETSTREAM_LIMIT, "storage" => storage).set(limit);
+    }
+    counter!(JETSTREAM_ERRORS).absolute(account.requests.errors);
+}
+
+/// What Postgres tells of the database.
+pub fn postgres(stats: &Stats) {
+    let count = |value: i64| u64::try_from(value).unwrap_or(0);
+    gauge!(POSTGRES_BYTES).set(stats.bytes as f64);
+    gauge!(POSTGRES_CONNECTIONS).set(f64::from(stats.connections));
+    counter!(POSTGRES_TRANSACTIONS, "outcome" => "commit").absolute(count(stats.commits));
+    counter!(POSTGRES_TRANSACTIONS, "outcome" => "rollback").absolute(count(stats.rollbacks));
+    counter!(POSTGRES_BLOCKS, "source" => "cache").absolute(count(stats.blocks_cached));
+    counter!(POSTGRES_BLOCKS, "source" => "disk").absolute(count(stats.blocks_read));
+    counter!(POSTGRES_DEADLOCKS).absolute(count(stats.deadlocks));
 }
 
 /// Last-seen notes that Postgres lacks.

@@ -45,7 +45,7 @@ impl Pipeline {
     async fn settle(&self, pulled: &[Message]) {
         let work = self.read(pulled).await;
         // Bisecting: what Postgres refuses is split until the row that it refuses is alone.
-        let mut parts = vec![0..work.entries.len()];
+        let mut parts: Vec<Range<usize>> = std::iter::once(0..work.entries.len()).collect();
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;

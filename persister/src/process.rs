@@ -30,6 +30,7 @@ use crate::{
     retry::Backoff,
     seen,
     store::Store,
+    watch,
 };
 
 /// How long the last acknowledgements may take to leave.
@@ -126,7 +127,7 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
             Ok(consumers) => break consumers,
             Err(error) => {
                 tracing::warn!(%error, "the log is not there yet");
-                sleep(backoff.next()).await;
+                sleep(backoff.pause()).await;
             }
         }
     };
@@ -141,6 +142,8 @@ fn begin(config: &Config, opened: &Opened, aside: &mut JoinSet<()>, shutdown: &C
     let dead = DeadLetters::new(opened.client.clone(), &config.nats);
     let limits = Limits { max: config.batch_max as usize, wait: config.batch_wait() };
     let mut pipelines = JoinSet::new();
+    aside.spawn(watch::jetstream(opened.queues.clone()));
+    aside.spawn(watch::postgres(opened.queues.store.clone()));
     for (queue, consumer) in &opened.consumers {
         let store = opened.queues.store.clone();
         let (puller, batches) =

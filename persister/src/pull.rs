@@ -150,7 +150,7 @@ impl Puller {
     fn broke(&mut self, error: &dyn std::fmt::Display) {
         tracing::warn!(queue = ?self.queue, %error, "pull broke");
         self.request = None;
-        self.reopen_at = Some(Instant::now() + self.backoff.next());
+        self.reopen_at = Some(Instant::now() + self.backoff.pause());
     }
 
     async fn reopen(&mut self) {
@@ -162,7 +162,7 @@ impl Puller {
             }
             Err(error) => {
                 tracing::warn!(queue = ?self.queue, %error, "queue not there");
-                self.reopen_at = Some(Instant::now() + self.backoff.next());
+                self.reopen_at = Some(Instant::now() + self.backoff.pause());
             }
         }
     }

@@ -12,7 +12,7 @@ pub struct Backoff(u32);
 
 impl Backoff {
     /// How long to wait now.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let wait = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(5));
         self.0 = self.0.saturating_add(1);
         wait
@@ -55,6 +55,6 @@ where
                 tracing::warn!(%error, "Postgres takes nothing; trying on");
             }
         }
-        sleep(backoff.next()).await;
+        sleep(backoff.pause()).await;
     }
 }

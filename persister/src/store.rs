@@ -4,6 +4,7 @@ mod changes;
 mod failure;
 mod messages;
 mod seen;
+mod stats;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -22,7 +23,7 @@ use sqlx::{
 };
 use tokio::time::{error::Elapsed, sleep, timeout};
 
-pub use self::failure::Failure;
+pub use self::{failure::Failure, stats::Stats};
 use crate::{
     batch::{Rows, Target},
     retry::Backoff,
@@ -92,7 +93,7 @@ impl Store {
             match migrated {
                 Err(error) if failure::may_pass(&error) => {
                     tracing::warn!(%error, "Postgres is not there yet");
-                    sleep(backoff.next()).await;
+                    sleep(backoff.pause()).await;
                 }
                 done => return done,
             }
@@ -127,6 +128,16 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         let written = timeout(PATIENCE, seen::write(&mut connection, seen)).await;
         answer(connection, written)
+    }
+
+    /// What Postgres tells of this database.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn stats(&self) -> Result<Stats, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let stats = timeout(PATIENCE, stats::read(&mut connection)).await;
+        answer(connection, stats)
     }
 
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.

@@ -10,6 +10,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// A condition of readiness, set by whoever knows.
 #[derive(Clone, Debug, Default)]
 pub struct Latch(Arc<AtomicBool>);
@@ -70,7 +72,8 @@ pub async fn serve(
         .route(
             "/metrics",
             get(move || async move {
-                ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
+                ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::render(&metrics))
+                    .into_response()
             }),
         );
     let tick = tokio::spawn(async move {

@@ -48,6 +48,12 @@ pub fn log_stream(partition: u16) -> String {
     format!("CHAT_LOG_{partition}")
 }
 
+/// Where events of a partition are read in batches (direct get), past what the client library offers.
+#[must_use]
+pub fn direct_get(partition: u16) -> String {
+    format!("$JS.API.DIRECT.GET.{}", log_stream(partition))
+}
+
 /// All subjects of a partition's stream.
 #[must_use]
 pub fn log_all(partition: u16) -> String {

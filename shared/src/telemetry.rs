@@ -1,6 +1,9 @@
 //! Logs and the metrics recorder, the same in every process.
 
+use std::sync::LazyLock;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{LogFormat, TelemetrySettings};
@@ -29,8 +32,20 @@ pub fn init_logs(settings: &TelemetrySettings) {
 /// # Errors
 /// If the process has one already.
 pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    Ok(PrometheusBuilder::new()
+    let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".into()), COUNT_BUCKETS)?
-        .install_recorder()?)
+        .install_recorder()?;
+    PROCESS.describe();
+    Ok(recorder)
+}
+
+/// `process_…`: memory, CPU time, files, threads, under the names that every Prometheus client uses.
+static PROCESS: LazyLock<Collector> = LazyLock::new(Collector::default);
+
+/// The metrics as of now, in Prometheus's text format. Reads `/proc`: for a scrape, not for a hot path.
+#[must_use]
+pub fn render(recorder: &PrometheusHandle) -> String {
+    PROCESS.collect();
+    recorder.render()
 }

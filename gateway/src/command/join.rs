@@ -15,7 +15,7 @@ use crate::{
     authorise, encode,
     encode::{Class, Frame},
     history::{self, Range, resume},
-    log::Entry,
+    log::Rest,
     metrics::{self, ResumeSource},
     room::{Glance, Room},
     session::conn::Conn,
@@ -188,39 +188,45 @@ async fn attach(
 
 /// The client was on a node that was a moment ahead of this one, or it names a place that the log never reached.
 async fn fall_back(chat: &Chat, room: &Room, page: &mut Page) -> Result<(), Refusal> {
-    let end = chat.log.head(room.id).await?.map_or(0, |entry| entry.seq).max(room.head());
+    let end = chat.log.end(room.id).await?.seq.max(room.head());
     page.cursor = page.cursor.min(end);
     let reached = tokio::time::timeout(PATIENCE, room.reaches(page.cursor)).await;
     reached.map_err(|_| Refusal::unavailable("the log"))
 }
 
-/// Adds events up to `head`, no more, since everything later comes live: from the log; from Postgres if the log no longer reaches back so far.
+/// Adds events up to `head`, no more, since everything later comes live: from the log; from Postgres if the log no
+/// longer reaches back so far.
 async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Result<(), Refusal> {
-    let watermark = chat.log.watermark(room.id).await?;
-    if page.cursor + 1 < watermark.first && page.cursor < watermark.floor {
-        page.source = ResumeSource::Postgres;
-        let upto = watermark.floor.min(head);
-        let stored = resume::from_store(&chat.store, room.id, page.cursor, upto, MAX_PAGE).await?;
-        for event in &stored.events {
-            if !page.add(event.seq, |json| json.extend_from_slice(&event.json)) {
-                return Ok(());
+    let rest = if page.cursor < room.archived {
+        Rest::InPostgres(room.archived)
+    } else {
+        let limit = MAX_PAGE as usize + 1 - page.count;
+        chat.log.read_rest(room.id, page.cursor, head, limit).await?
+    };
+    match rest {
+        Rest::InPostgres(upto) => {
+            page.source = ResumeSource::Postgres;
+            let stored = resume::from_store(&chat.store, room.id, page.cursor, upto.min(head), MAX_PAGE).await?;
+            for event in &stored.events {
+                if !page.add(event.seq, |json| json.extend_from_slice(&event.json)) {
+                    return Ok(());
+                }
             }
+            page.full |= stored.more;
+            page.cursor = page.cursor.max(stored.reaches);
         }
-        page.full |= stored.more;
-        page.cursor = page.cursor.max(stored.reaches);
-        return Ok(());
-    }
-    if page.source == ResumeSource::Ring {
-        page.source = ResumeSource::Log;
-    }
-    let limit = MAX_PAGE as usize + 1 - page.count;
-    let entries: Vec<Entry> = chat.log.read_up_to(room.id, page.cursor, head, limit).await?;
-    for entry in entries.iter().take_while(|entry| entry.seq <= head) {
-        if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
-            return Ok(());
+        Rest::Here(entries) => {
+            if page.source == ResumeSource::Ring {
+                page.source = ResumeSource::Log;
+            }
+            for entry in entries.iter().take_while(|entry| entry.seq <= head) {
+                if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
+                    return Ok(());
+                }
+            }
+            page.cursor = page.cursor.max(head);
         }
     }
-    page.cursor = page.cursor.max(head);
     Ok(())
 }
 

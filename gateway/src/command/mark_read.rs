@@ -7,13 +7,14 @@ use partyline_shared::{
     event::{Event, Read},
     ids::{ConversationId, Seq},
     timestamp::Timestamp,
-    wire::Refusal,
+    wire::{ErrorCode, Refusal},
 };
 use serde::Serialize;
 
 use crate::{
     app::Chat,
-    authorise,
+    authorise::{self, Membership},
+    history::{Range, tail::Tail},
     inbox::{News, Reason},
 };
 
@@ -37,19 +38,20 @@ pub async fn mark_read(
     let membership = chat.members.get(conversation_id).await?;
     let permit = authorise::take_part(who, &membership)?;
     let room = chat.rooms.get(conversation_id);
-    let current = match &room {
-        Some(room) => room.marker(&who.user_id),
-        None => membership.participant(&who.user_id).map_or(0, |it| it.last_read_seq),
+    let (current, delivered) = match room {
+        Some(room) => (room.marker(&who.user_id), room.head()),
+        None => (stored(chat, who, &membership).await?, 0),
     };
     if seq.is_some_and(|seq| seq <= current) {
         return Ok(MarkReadAck { conversation_id, last_read_seq: current });
     }
-    let delivered = room.map_or(0, |room| room.head());
-    let head = match seq {
+    let last_read_seq = match seq {
         Some(seq) if seq <= delivered => seq,
-        _ => chat.log.head(conversation_id).await?.map_or(0, |entry| entry.seq).max(current),
+        _ => {
+            let end = chat.log.end(conversation_id).await?.seq;
+            seq.unwrap_or(end).min(end)
+        }
     };
-    let last_read_seq = seq.unwrap_or(head).min(head);
     if last_read_seq <= current {
         return Ok(MarkReadAck { conversation_id, last_read_seq: current });
     }
@@ -68,4 +70,19 @@ pub async fn mark_read(
     let chat = chat.clone();
     tokio::spawn(async move { chat.inbox.tell(news).await });
     Ok(MarkReadAck { conversation_id, last_read_seq })
+}
+
+/// The marker of somebody whose conversation is not open on this node: as Postgres and the log's tail have it, since what
+/// is cached may be older than what another node has answered.
+async fn stored(chat: &Chat, who: &Identity, cached: &Membership) -> Result<Seq, Refusal> {
+    let conversation = cached.conversation_id;
+    let tail = Tail::read(&chat.log, conversation, Range::Last, 0).await?;
+    let read = chat.members.read(conversation).await;
+    let membership = match &read {
+        Ok(membership) => membership,
+        Err(refusal) if refusal.code == ErrorCode::Unavailable => cached,
+        Err(refusal) => return Err(refusal.clone()),
+    };
+    let marker = membership.participant(&who.user_id).map_or(0, |it| it.last_read_seq);
+    Ok(marker.max(tail.marker(&who.user_id)))
 }

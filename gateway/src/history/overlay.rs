@@ -5,7 +5,7 @@ use partyline_shared::ids::UserId;
 
 use super::{Range, tail::Tail};
 use crate::{
-    log::Log,
+    log::{Floors, Log},
     store::{Listed, Store, UNREAD_MAX},
 };
 
@@ -13,11 +13,12 @@ use crate::{
 const AT_ONCE: usize = 16;
 
 /// Brings conversations up to date as `user` sees them. If the log doesn't answer they stay as Postgres has them: a list
-/// is worth more than none, and what is missing is told live.
-pub async fn refresh(store: &Store, log: &Log, user: &UserId, listed: &mut [Listed]) {
+/// is worth more than none, and what is missing is told live. The floors must have been read before the list.
+pub async fn refresh(store: &Store, log: &Log, floors: &Floors, user: &UserId, listed: &mut [Listed]) {
     stream::iter(listed)
         .for_each_concurrent(AT_ONCE, |conversation| async move {
-            match Tail::read(log, conversation.id, Range::Last, UNREAD_MAX as usize).await {
+            let floor = log.floor(floors, conversation.id);
+            match Tail::read_from(log, conversation.id, floor, Range::Last, UNREAD_MAX as usize).await {
                 Ok(tail) => apply(&tail, store, user, conversation).await,
                 Err(error) => tracing::debug!(%error, "a list without the log's end"),
             }
@@ -27,7 +28,7 @@ pub async fn refresh(store: &Store, log: &Log, user: &UserId, listed: &mut [List
 
 async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
     let stored = listed.last_message.take();
-    let stored_seq = stored.as_ref().map_or(0, |it| it.seq);
+    let mut stored_seq = stored.as_ref().map_or(0, |it| it.seq);
     listed.last_message = tail.merge(stored.into_iter().collect()).pop();
     if let Some(message) = &listed.last_message {
         listed.active_at = listed.active_at.max(message.message.created_at);
@@ -46,6 +47,8 @@ async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
             && let Ok(counted) = store.unread(&[(user.clone(), listed.id, marker)]).await
         {
             listed.unread = counted.first().map_or(0, |it| it.count);
+            // Postgres may have come further meanwhile.
+            stored_seq = counted.first().map_or(stored_seq, |it| it.last_message_seq.max(stored_seq));
         }
     }
     let unread = tail.unread(user, stored_seq.max(listed.last_read_seq));

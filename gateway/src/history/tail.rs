@@ -34,6 +34,20 @@ impl Tail {
     /// `unavailable`.
     pub async fn read(log: &Log, conversation: ConversationId, range: Range, keep: usize) -> Result<Self, Refusal> {
         let floor = log.watermark(conversation).await?.floor;
+        Self::read_from(log, conversation, floor, range, keep).await
+    }
+
+    /// The same from a floor that was read before.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_from(
+        log: &Log,
+        conversation: ConversationId,
+        floor: Seq,
+        range: Range,
+        keep: usize,
+    ) -> Result<Self, Refusal> {
         let mut tail = Self::default();
         let head = log.head(conversation).await?.map_or(0, |entry| entry.seq);
         let mut cursor = floor;

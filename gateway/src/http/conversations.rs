@@ -57,8 +57,11 @@ pub(super) async fn list(
         }
     };
     let chat = &gateway.chat;
+    let floors = chat.log.floors().await.ok();
     let mut page = chat.store.conversations(&who.user_id, cursor, limit).await.map_err(unavailable)?;
-    overlay::refresh(&chat.store, &chat.log, &who.user_id, &mut page.conversations).await;
+    if let Some(floors) = &floors {
+        overlay::refresh(&chat.store, &chat.log, floors, &who.user_id, &mut page.conversations).await;
+    }
     page.conversations.sort_by_key(|it| std::cmp::Reverse(it.active_at));
     Ok(Json(ConversationPage {
         results: page.conversations.into_iter().map(|it| ConversationView::new(it, &chat.presence)).collect(),
@@ -127,10 +130,13 @@ pub(super) async fn create(
 
 async fn view(gateway: &Gateway, id: ConversationId, user: &UserId) -> Result<ConversationView, Refusal> {
     let chat = &gateway.chat;
+    let floors = chat.log.floors().await.ok();
     let found = chat.store.conversation(id, user).await.map_err(unavailable)?;
     let found = found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such conversation"))?;
     let mut found = [found];
-    overlay::refresh(&chat.store, &chat.log, user, &mut found).await;
+    if let Some(floors) = &floors {
+        overlay::refresh(&chat.store, &chat.log, floors, user, &mut found).await;
+    }
     let [found] = found;
     Ok(ConversationView::new(found, &chat.presence))
 }

@@ -80,14 +80,15 @@ impl Directory {
             Refusal::unavailable("the log")
         })?;
         // Asked after the subscription on the same connection: its answer proves that the server has both.
-        let head = self.log.head(conversation).await?.map_or(0, |entry| entry.seq);
+        let end = self.log.end(conversation).await?;
+        // Before Postgres is read, which therefore has the markers that the tail lacks.
+        let markers = if end.is_event { self.markers(conversation, end.seq).await? } else { HashMap::new() };
         // With Postgres away, what is cached must do.
         let membership = match self.members.read(conversation).await {
             Ok(membership) => membership,
             Err(_) => self.members.get(conversation).await?,
         };
-        let markers = self.markers(conversation, head).await?;
-        let room = Arc::new(Room::new(conversation, head, membership.clone(), markers));
+        let room = Arc::new(Room::new(conversation, end, membership.clone(), markers));
         self.index(&room, None, &membership);
         let Some(this) = self.this.upgrade() else { return Err(Refusal::unavailable("the gateway")) };
         tokio::spawn(feed::run(room.clone(), live, self.log.clone(), this));
@@ -127,13 +128,29 @@ impl Directory {
         tokio::spawn(async move { this.refresh(&room).await });
     }
 
+    /// Somebody was removed: nothing later reaches them. Postgres tells whether they have come back since.
+    pub(super) async fn removed(&self, room: &Arc<Room>, user: &UserId) {
+        self.members.invalidate(room.id);
+        match self.members.read(room.id).await {
+            Ok(membership) => self.adopt(room, membership),
+            Err(_) => {
+                room.expel(|member| member == user);
+                self.members_changed(room.id);
+            }
+        }
+    }
+
+    fn adopt(&self, room: &Arc<Room>, membership: Arc<Membership>) {
+        let before = room.membership();
+        room.set_membership(membership.clone());
+        self.index(room, Some(&before), &membership);
+    }
+
     async fn refresh(&self, room: &Arc<Room>) {
         while !room.end.is_cancelled() {
             match self.members.read(room.id).await {
                 Ok(membership) => {
-                    let before = room.membership();
-                    room.set_membership(membership.clone());
-                    self.index(room, Some(&before), &membership);
+                    self.adopt(room, membership);
                     return;
                 }
                 Err(refusal) if refusal.code == partyline_shared::wire::ErrorCode::NotFound => {

@@ -131,8 +131,24 @@ async fn fill(room: &Arc<Room>, target: u64, log: &Log, directory: &Directory) {
 /// # Returns
 /// How many entries were dealt with.
 async fn hand_out(room: &Arc<Room>, entries: &[Entry], directory: &Directory) -> usize {
+    let mut dealt = 0;
+    // Who is removed gets that event as the last one, however closely others follow.
+    for part in entries.split_inclusive(removes) {
+        let before = room.head();
+        let dealt_here = hand_out_part(room, part, before, directory).await;
+        dealt += dealt_here;
+        if dealt_here < part.len() {
+            break;
+        }
+        if let Some(removal) = part.last().filter(|entry| entry.seq > before && removes(entry)) {
+            Box::pin(expel(room, removal, directory)).await;
+        }
+    }
+    dealt
+}
+
+async fn hand_out_part(room: &Arc<Room>, entries: &[Entry], before: u64, directory: &Directory) -> usize {
     let events: Vec<_> = entries.iter().map(|it| (it.seq, it.prev_seq, encode::event(it))).collect();
-    let before = room.head();
     let (dealt, frames, members) = room.take(&events);
     if frames.is_empty() {
         return dealt;
@@ -148,6 +164,16 @@ async fn hand_out(room: &Arc<Room>, entries: &[Entry], directory: &Directory) ->
     dealt
 }
 
+fn removes(entry: &Entry) -> bool {
+    entry.payload.starts_with(b"{\"type\":\"participant_removed\"")
+}
+
+async fn expel(room: &Arc<Room>, removal: &Entry, directory: &Directory) {
+    if let Ok(Event::ParticipantRemoved(removed)) = Event::from_json(&removal.payload) {
+        directory.removed(room, &removed.user_id).await;
+    }
+}
+
 /// What an event means to the node itself.
 fn note(room: &Arc<Room>, entry: &Entry, directory: &Directory) {
     if entry.payload.starts_with(b"{\"type\":\"new_message\"") {
@@ -155,7 +181,7 @@ fn note(room: &Arc<Room>, entry: &Entry, directory: &Directory) {
     }
     match Event::from_json(&entry.payload) {
         Ok(Event::Read(read)) => room.note_read(read.user_id, read.last_read_seq),
-        Ok(Event::ParticipantAdded(_) | Event::ParticipantRemoved(_)) => directory.members_changed(room.id),
+        Ok(Event::ParticipantAdded(_)) => directory.members_changed(room.id),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, conversation = %room.id, seq = entry.seq, "an event that is none"),
     }

@@ -192,14 +192,14 @@ macro_rules! listed {
     };
 }
 
-const CONVERSATIONS: &str = listed!(
+pub(super) const CONVERSATIONS: &str = listed!(
     "SELECT c.*, me.last_read_seq, true AS takes_part
        FROM participants me JOIN conversations c ON c.id = me.conversation_id
       WHERE me.user_id = $1 AND ($3::timestamptz IS NULL OR (c.active_at, c.id) < ($3, $4::uuid))
       ORDER BY c.active_at DESC, c.id DESC LIMIT $5"
 );
 
-const CONVERSATION: &str = listed!(
+pub(super) const CONVERSATION: &str = listed!(
     "SELECT c.*, COALESCE(me.last_read_seq, 0) AS last_read_seq, me.user_id IS NOT NULL AS takes_part
        FROM conversations c
        LEFT JOIN participants me ON me.conversation_id = c.id AND me.user_id = $1

@@ -167,7 +167,7 @@ fn chain(messages: &mut [HistoryMessage]) {
     }
 }
 
-const FIND_SENT: &str = "
+pub(super) const FIND_SENT: &str = "
     SELECT sent.seq, sent.message_id, sent.created_at
       FROM unnest($1::uuid[], $2::text[], $3::uuid[]) WITH ORDINALITY AS wanted (conversation_id, sender_id, client_id, nth)
       LEFT JOIN LATERAL (
@@ -178,18 +178,18 @@ const FIND_SENT: &str = "
             LIMIT 1) sent ON true
      ORDER BY wanted.nth";
 
-const MESSAGE: &str = "
+pub(super) const MESSAGE: &str = "
     SELECT m.*, COALESCE((SELECT p.seq FROM messages p WHERE p.conversation_id = $1 AND p.seq < $2
                            ORDER BY p.seq DESC LIMIT 1), 0) AS prev_seq
       FROM messages m
      WHERE m.conversation_id = $1 AND m.seq = $2";
 
-const MESSAGES_BEFORE: &str = "
+pub(super) const MESSAGES_BEFORE: &str = "
     SELECT m.*, 0::bigint AS prev_seq FROM messages m
      WHERE m.conversation_id = $1 AND m.seq < $2
      ORDER BY m.seq DESC LIMIT $3";
 
-const MESSAGES_AFTER: &str = "
+pub(super) const MESSAGES_AFTER: &str = "
     (SELECT m.*, 0::bigint AS prev_seq FROM messages m
       WHERE m.conversation_id = $1 AND m.seq <= $2 ORDER BY m.seq DESC LIMIT 1)
     UNION ALL
@@ -197,7 +197,7 @@ const MESSAGES_AFTER: &str = "
       WHERE m.conversation_id = $1 AND m.seq > $2 ORDER BY m.seq LIMIT $3)
     ORDER BY seq";
 
-const CHANGES_AFTER: &str = "
+pub(super) const CHANGES_AFTER: &str = "
     SELECT m.*, COALESCE((SELECT p.seq FROM messages p WHERE p.conversation_id = $1 AND p.seq < m.seq
                            ORDER BY p.seq DESC LIMIT 1), 0) AS prev_seq
       FROM (SELECT e.seq FROM messages e WHERE e.conversation_id = $1 AND e.edited_seq > $2 AND e.seq <= $2
@@ -206,7 +206,7 @@ const CHANGES_AFTER: &str = "
      CROSS JOIN LATERAL (SELECT * FROM messages WHERE conversation_id = $1 AND seq = changed.seq LIMIT 1) m
      ORDER BY GREATEST(m.edited_seq, m.deleted_seq) LIMIT $3";
 
-const UNREAD: &str = "
+pub(super) const UNREAD: &str = "
     SELECT p.user_id, p.conversation_id, c.last_message_seq, counted.unread
       FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS wanted (user_id, conversation_id, marker)
       JOIN participants p ON p.user_id = wanted.user_id AND p.conversation_id = wanted.conversation_id

@@ -12,7 +12,10 @@ use tokio::{
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::support::{Person, World, handshake, message, until};
+use crate::{
+    person::{Person, handshake},
+    support::{World, message, until},
+};
 
 /// A client's frame; the mask changes nothing, being zero.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {

@@ -11,7 +11,10 @@ use tokio_tungstenite::tungstenite::{
     http::header::{AUTHORIZATION, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
 };
 
-use crate::support::{CONVERSATIONS, Person, World, answer, connect, handshake};
+use crate::{
+    person::{Person, connect, handshake},
+    support::{CONVERSATIONS, World, answer},
+};
 
 /// Status and code of a refused handshake.
 async fn refusal(gateway: &Process, request: Request) -> (u16, String) {

@@ -1,6 +1,23 @@
 //! Gateways as whole processes on real NATS and Postgres, and clients that know the contract only.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod budget;
+mod document;
+mod drain;
 mod frames;
 mod handshake;
+mod history;
+mod house;
+mod join;
+mod membership;
+mod once;
+mod outages;
+mod person;
+mod plans;
+mod presence;
+mod reading;
 mod requests;
+mod rest;
 mod support;
+mod tokens;

@@ -4,9 +4,7 @@ use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{World, client_id, message, seq};
-
-const NOWHERE: &str = "018f4e9c-7a54-7c8e-b8b5-0a1b2c3d4e5f";
+use crate::support::{NOWHERE, World, client_id, message, messages_of, seq};
 
 #[tokio::test]
 async fn what_is_no_request_is_told_so() {
@@ -148,6 +146,6 @@ async fn conversations_of_others_are_forbidden_and_unknown_ones_not_found() {
     let delete = json!({ "type": "delete_message", "conversation_id": chat, "seq": seq });
     ann.get("ack", delete.clone()).await;
     assert_eq!(ann.refused(delete).await, "conflict");
-    let page = world.get(&gateway, "ann", &crate::support::messages_of(&chat)).await;
+    let page = world.get(&gateway, "ann", &messages_of(&chat)).await;
     assert_eq!(page.body["results"].as_array().unwrap().len(), 1, "{page:?}");
 }

@@ -14,7 +14,7 @@ async fn a_change_without_a_message_is_put_aside_and_holds_up_nothing() {
     let chat = world.conversation(&["ann"]).await;
     let never = Event::NewMessage(message(chat, "never appended"));
     let there = Event::NewMessage(message(chat, "there"));
-    let first = world.append(&[there.clone()]).await[0];
+    let first = world.append(std::slice::from_ref(&there)).await[0];
     // One names a place that holds another message, the other a place that holds none.
     let seqs = world.append(&[edit(&never, first, "x"), delete(&never, first + 1)]).await;
     let last = world.append(&[edit(&there, first, "still")]).await;
@@ -32,7 +32,7 @@ async fn an_edit_waits_for_a_message_that_another_has_in_hand() {
     world.prepare(Duration::from_secs(3)).await;
     let chat = world.conversation(&["ann"]).await;
     let late = Event::NewMessage(message(chat, "late"));
-    let seq = world.append(&[late.clone()]).await[0];
+    let seq = world.append(std::slice::from_ref(&late)).await[0];
     // Another takes the message, and dies with it.
     let stream = world.js.get_stream(partyline_shared::subjects::log_stream(0)).await.unwrap();
     let consumer = partyline_shared::streams::ensure_persister(&stream).await.unwrap();
@@ -53,7 +53,7 @@ async fn what_was_deleted_stays_deleted() {
     world.prepare(Duration::from_secs(30)).await;
     let chat = world.conversation(&["ann"]).await;
     let gone = Event::NewMessage(message(chat, "gone"));
-    let seq = world.append(&[gone.clone()]).await[0];
+    let seq = world.append(std::slice::from_ref(&gone)).await[0];
     world.append(&[delete(&gone, seq), edit(&gone, seq, "back")]).await;
     world.settled().await;
     until("the deletion", async || world.messages(chat).await == [(seq, String::new())]).await;

@@ -1,5 +1,7 @@
 //! One persister, or several, as whole processes or in this one, on real NATS and Postgres.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod changes;
 mod failures;
 mod flow;

@@ -1,7 +1,4 @@
-import { Chat } from "../client/chat.ts";
-import type { ConnectionState, TokenSource } from "../client/connection.ts";
-import { Disconnected, Refusal } from "../client/errors.ts";
-import { webSocketDial } from "../client/transport.ts";
+import { Chat, type ConnectionState, Disconnected, Refusal, type TokenSource, webSocketDial } from "@partyline/client";
 import { h, icon, setText } from "./dom.ts";
 import { secondsUntil } from "./format.ts";
 import { Sidebar } from "./sidebar.ts";

@@ -1,4 +1,4 @@
-import { contentLength, type Message } from "../client/wire.ts";
+import { contentLength, type Message } from "@partyline/client";
 import { h, icon, setText } from "./dom.ts";
 
 /** The counter shows from this share of the limit on. */

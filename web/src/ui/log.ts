@@ -1,5 +1,4 @@
-import type { Chat } from "../client/chat.ts";
-import type { Conversation } from "../client/conversation.ts";
+import type { Chat, Conversation } from "@partyline/client";
 import { h, icon, Keyed, setAttribute, setText } from "./dom.ts";
 import { createRow, type MessageActions, type MessageContext, updateRow } from "./message.ts";
 import { others } from "./names.ts";

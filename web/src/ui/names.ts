@@ -1,4 +1,4 @@
-import type { ListedConversation, Participant } from "../client/wire.ts";
+import type { ListedConversation, Participant } from "@partyline/client";
 
 /** A person's name; their id until they were here for the first time. */
 export function nameOf({ username, user_id }: { username: string; user_id: string }): string {

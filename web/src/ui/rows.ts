@@ -1,6 +1,4 @@
-import type { Conversation } from "../client/conversation.ts";
-import type { Outgoing } from "../client/outbox.ts";
-import type { Message } from "../client/wire.ts";
+import type { Conversation, Message, Outgoing } from "@partyline/client";
 import { dayKey } from "./format.ts";
 
 /** Messages of one sender within this time stand together. */

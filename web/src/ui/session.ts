@@ -1,6 +1,4 @@
-import type { TokenSource } from "../client/connection.ts";
-import { Refusal } from "../client/errors.ts";
-import type { User } from "../client/wire.ts";
+import { Refusal, type TokenSource, type User } from "@partyline/client";
 
 /** Somebody to try the chat as; `token` is a fresh one. */
 export interface DemoPerson extends User {

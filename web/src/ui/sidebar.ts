@@ -1,5 +1,4 @@
-import type { Chat } from "../client/chat.ts";
-import type { ListedConversation } from "../client/wire.ts";
+import type { Chat, ListedConversation } from "@partyline/client";
 import { avatar, h, icon, Keyed, setAttribute, setText } from "./dom.ts";
 import { ago, fullTime } from "./format.ts";
 import { nameOf, others, pictureOf, titleOf } from "./names.ts";

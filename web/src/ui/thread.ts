@@ -1,5 +1,4 @@
-import type { Chat } from "../client/chat.ts";
-import type { Conversation } from "../client/conversation.ts";
+import type { Chat, Conversation } from "@partyline/client";
 import { Composer } from "./composer.ts";
 import { avatar, h, icon, setText } from "./dom.ts";
 import { ago } from "./format.ts";

@@ -1,0 +1,117 @@
+//! Pages of history are the same before Postgres has the messages and after.
+
+use serde_json::{Value, json};
+
+use crate::support::{CONVERSATIONS, World, messages_of, seq};
+
+#[tokio::test]
+async fn what_is_acknowledged_is_in_the_next_page_without_a_persister() {
+    let world = World::new().await;
+    let (here, there) = (world.gateway().await, world.gateway().await);
+    let chat = world.direct(&here, ["ann", "bob"]).await;
+    let mut ann = world.person(&here, "ann").await;
+    let path = messages_of(&chat);
+    let newest = async |field: &str| {
+        let page = world.get(&there, "bob", &path).await;
+        page.body["results"].as_array().unwrap().last().unwrap()[field].clone()
+    };
+    for n in 0..10 {
+        let ack = ann.send(&chat, &n.to_string()).await;
+        assert_eq!(newest("seq").await, ack["seq"]);
+        assert_eq!(newest("content").await, n.to_string());
+        let edit = json!({ "type": "edit_message", "conversation_id": chat, "seq": ack["seq"], "content": "edited" });
+        ann.get("ack", edit).await;
+        assert_eq!(newest("content").await, "edited");
+        assert!(newest("edited_at").await.is_string() && newest("deleted_at").await.is_null());
+        ann.get("ack", json!({ "type": "delete_message", "conversation_id": chat, "seq": ack["seq"] })).await;
+        assert_eq!(newest("content").await, "");
+        assert!(newest("deleted_at").await.is_string());
+        let body = json!({ "client_id": crate::support::client_id(), "content": "by request" });
+        let sent = world.post(&here, "ann", &path, body).await;
+        assert_eq!(newest("seq").await, sent.body["seq"]);
+    }
+}
+
+#[tokio::test]
+async fn every_page_reads_the_same_from_the_log_from_both_and_from_postgres() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let other = world.direct(&gateway, ["ann", "cat"]).await;
+    let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
+    let mut seqs = Vec::new();
+    for n in 0..12 {
+        // Others' events lie between: places are not dense.
+        ann.send(&other, "elsewhere").await;
+        seqs.push(seq(&if n % 3 == 0 { &mut bob } else { &mut ann }.send(&chat, &n.to_string()).await));
+    }
+    let change =
+        |kind: &str, n: usize| json!({ "type": kind, "conversation_id": chat, "seq": seqs[n], "content": "edited" });
+    ann.get("ack", change("edit_message", 1)).await;
+    ann.get("ack", change("edit_message", 7)).await;
+    ann.get("ack", change("delete_message", 7)).await;
+    bob.get("ack", change("delete_message", 3)).await;
+    bob.get("ack", json!({ "type": "mark_read", "conversation_id": chat, "seq": seqs[5] })).await;
+
+    let mut queries = vec![String::new(), "?limit=1".into(), "?limit=12".into(), "?limit=11".into()];
+    for place in (seqs[0] - 1..=seqs[11] + 1).step_by(3) {
+        queries.extend([format!("?limit=4&before={place}"), format!("?limit=4&after={place}")]);
+        queries.push(format!("?limit=4&after={place}&before={}", place + 7));
+    }
+    let read = async || {
+        let mut pages = Vec::new();
+        for query in &queries {
+            let page = world.get(&gateway, "ann", &format!("{}{query}", messages_of(&chat))).await;
+            assert_eq!(page.status, 200, "{query}: {page:?}");
+            pages.push((query.clone(), page.body));
+        }
+        // What the list shows of each: its newest message, what is unread, the markers.
+        for user in ["ann", "bob"] {
+            pages.push((user.to_owned(), world.get(&gateway, user, CONVERSATIONS).await.body));
+        }
+        pages
+    };
+    let from_log = read().await;
+    let whole = &from_log[0].1["results"];
+    assert_eq!(places(whole), seqs);
+    let followed: Vec<_> = whole.as_array().unwrap().iter().map(|it| it["prev_seq"].as_u64().unwrap()).collect();
+    assert_eq!(followed, [&[0], &seqs[..11]].concat());
+    assert_eq!(from_log.last().unwrap().1["results"][0]["unread_count"], 3);
+
+    let persister = world.persister().await;
+    world.persisted().await;
+    let assert_same = |pages: &[(String, Value)]| {
+        for (one, another) in from_log.iter().zip(pages) {
+            assert_eq!(one, another);
+        }
+    };
+    // The gateway's word of how far Postgres has come is a moment old: both sources at once.
+    assert_same(&read().await);
+    assert_same(&read().await);
+    drop(persister);
+    let fresh = world.get(&world.gateway().await, "ann", &messages_of(&chat)).await;
+    assert_eq!(&fresh.body["results"], whole);
+
+    // One page leads to the next, both ways.
+    for (next, query, mut place) in [("next_before", "before", seqs[11] + 1), ("next_after", "after", 0)] {
+        let mut walked = Vec::new();
+        loop {
+            let page = world.get(&gateway, "bob", &format!("{}?limit=5&{query}={place}", messages_of(&chat))).await;
+            let found = places(&page.body["results"]);
+            if query == "after" {
+                walked.extend(found)
+            } else {
+                walked.splice(0..0, found);
+            }
+            match page.body[next].as_u64() {
+                Some(next) => place = next,
+                None => break,
+            }
+        }
+        assert_eq!(walked, seqs, "{query}");
+    }
+}
+
+fn places(messages: &Value) -> Vec<u64> {
+    messages.as_array().unwrap().iter().map(seq).collect()
+}

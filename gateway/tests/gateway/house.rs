@@ -1,0 +1,98 @@
+//! Each trade has one place: whoever looks for a query, a subject, a metric or a publish finds all of them there.
+
+use std::path::{Path, PathBuf};
+
+struct Trade {
+    name: &'static str,
+    signs: &'static [&'static str],
+    homes: &'static [&'static str],
+}
+
+const TRADES: &[Trade] = &[
+    Trade {
+        name: "SQL",
+        signs: &["sqlx::query", "SELECT ", "INSERT INTO", "DELETE FROM"],
+        homes: &["gateway/src/store", "persister/src/store", "devstack/src/store"],
+    },
+    Trade { name: "writing messages", signs: &["INSERT INTO messages"], homes: &["persister/src/store/messages"] },
+    Trade {
+        name: "NATS names",
+        signs: &[
+            "\"chat.log",
+            "\"chat.live",
+            "\"chat.node",
+            "\"chat.user",
+            "\"chat.seen",
+            "\"chat.dead",
+            "\"chat.control",
+            "\"CHAT_",
+            "\"$JS",
+            "\"$KV",
+        ],
+        homes: &["shared/src/subjects"],
+    },
+    Trade {
+        name: "metrics",
+        signs: &["\"partyline_gateway_", "\"partyline_persister_", "counter!(", "gauge!(", "histogram!("],
+        homes: &["gateway/src/metrics", "persister/src/metrics"],
+    },
+    Trade {
+        name: "publishing to JetStream",
+        signs: &["send_publish(", "js.publish(", "jetstream().publish("],
+        homes: &["gateway/src/log", "persister/src/dead_letter"],
+    },
+];
+
+/// What processes run: their sources, without tests and comments.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = Vec::new();
+    for part in ["shared", "gateway", "persister", "devstack", "loadtest"] {
+        find(&root.join(part).join("src"), &mut files);
+    }
+    files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            (path.strip_prefix(root).unwrap().display().to_string(), code)
+        })
+        .collect()
+}
+
+fn find(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find(&path, files);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn is_home(path: &str, home: &str) -> bool {
+    path.strip_prefix(home).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+}
+
+#[test]
+fn every_trade_stays_in_its_house() {
+    let sources = sources();
+    let mut strays = Vec::new();
+    for trade in TRADES {
+        for home in trade.homes {
+            let used = |(path, code): &(String, String)| {
+                is_home(path, home) && trade.signs.iter().any(|sign| code.contains(sign))
+            };
+            assert!(sources.iter().any(used), "no {} in {home}: has it moved?", trade.name);
+        }
+        for (path, code) in &sources {
+            let at_home = trade.homes.iter().any(|home| is_home(path, home));
+            for sign in trade.signs.iter().filter(|sign| !at_home && code.contains(**sign)) {
+                strays.push(format!("{path}: {sign} ({} is at home in {:?})", trade.name, trade.homes));
+            }
+        }
+    }
+    assert!(strays.is_empty(), "{strays:#?}");
+}

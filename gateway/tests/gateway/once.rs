@@ -1,0 +1,126 @@
+//! A message that is sent again is the same message, however and whenever.
+
+use async_nats::jetstream;
+use futures_util::future::join_all;
+use partyline_shared::{ids::ConversationId, subjects};
+use serde_json::{Value, json};
+
+use crate::{
+    person::Person,
+    support::{World, message, messages_of, until},
+};
+
+/// Two answers to one message: the first one's place for both, and one of them says that it was there.
+fn same_but_duplicate(first: &Value, second: &Value) -> Value {
+    for key in ["seq", "message_id", "created_at", "client_id", "conversation_id"] {
+        assert_eq!(first[key], second[key], "{key}: {first} {second}");
+    }
+    json!([first["duplicate"], second["duplicate"]])
+}
+
+/// The contents that somebody who joined got, up to a message of this content.
+async fn contents_up_to(person: &mut Person, last: &str) -> Vec<String> {
+    let mut contents = Vec::new();
+    while contents.last().is_none_or(|content| content != last) {
+        contents.push(person.expect("new_message").await["content"].as_str().unwrap().to_owned());
+    }
+    contents
+}
+
+#[tokio::test]
+async fn sent_by_two_nodes_at_the_same_moment_it_is_stored_once() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let (mut left, mut right) = (world.person(&one, "ann").await, world.person(&two, "ann").await);
+    let mut bob = world.person(&two, "bob").await;
+    bob.join(&chat).await;
+    let mut expected = Vec::new();
+    for n in 0..25 {
+        let frame = message(&chat, &n.to_string());
+        let (a, b) = tokio::join!(left.get("ack", frame.clone()), right.get("ack", frame.clone()));
+        let told = same_but_duplicate(&a, &b);
+        assert!(told == json!([true, false]) || told == json!([false, true]), "{told}");
+        expected.push(n.to_string());
+    }
+    left.send(&chat, "end").await;
+    expected.push("end".into());
+    assert_eq!(contents_up_to(&mut bob, "end").await, expected);
+}
+
+/// Waits until JetStream's own memory of what was published so far is over.
+async fn window_passed(world: &World) {
+    let js = jetstream::new(world.env.nats().await.unwrap());
+    // In a conversation of its own, which nobody reads.
+    let subject = subjects::log(0, ConversationId::generate());
+    let publish = async || {
+        let event = jetstream::message::PublishMessage::build().payload("{}".into()).message_id("probe");
+        js.send_publish(subject.clone(), event).await.unwrap().await.unwrap().duplicate
+    };
+    publish().await;
+    until("the window to pass", async || !publish().await).await;
+}
+
+#[tokio::test]
+async fn after_jetstreams_window_it_is_found_in_the_log_and_in_postgres() {
+    let world = World::new().await;
+    let launch = world.launch().env("PARTYLINE_DEDUP_SECONDS", "1");
+    let (one, two) =
+        (launch.start().await.unwrap(), world.launch().env("PARTYLINE_DEDUP_SECONDS", "1").start().await.unwrap());
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&one, "ann").await, world.person(&two, "bob").await);
+    bob.join(&chat).await;
+    let frame = message(&chat, "once");
+    let first = ann.get("ack", frame.clone()).await;
+    let body = json!({ "client_id": frame["client_id"], "content": "once" });
+    let again = async |where_from: &str| {
+        let mut elsewhere = world.person(&two, "ann").await;
+        for answer in [
+            elsewhere.get("ack", frame.clone()).await,
+            world.post(&one, "ann", &messages_of(&chat), body.clone()).await.body,
+        ] {
+            assert_eq!(same_but_duplicate(&first, &answer), json!([false, true]), "{where_from}");
+        }
+    };
+    again("within the window").await;
+    window_passed(&world).await;
+    again("in the log").await;
+    let persister = world.env.persister().unwrap().env("PARTYLINE_DEDUP_SECONDS", "1").start().await.unwrap();
+    world.persisted().await;
+    again("in Postgres").await;
+    drop(persister);
+
+    // Another's message of that name, and the same name elsewhere, are other messages.
+    bob.get("ack", frame.clone()).await;
+    let other = world.group(&one, &["ann", "bob"]).await;
+    let mut elsewhere = frame.clone();
+    elsewhere["conversation_id"] = json!(other);
+    assert_eq!(ann.get("ack", elsewhere).await["duplicate"], false);
+    ann.send(&chat, "end").await;
+    assert_eq!(contents_up_to(&mut bob, "end").await, ["once", "once", "end"]);
+}
+
+#[tokio::test]
+async fn a_socket_that_breaks_before_the_answer_leaves_one_message_at_most() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    bob.join(&chat).await;
+    let frames: Vec<Value> = (0..20).map(|n| message(&chat, &n.to_string())).collect();
+    join_all(frames.iter().map(async |frame| {
+        let mut ann = world.person(&gateway, "ann").await;
+        ann.say(frame).await;
+        // Gone without waiting for the answer.
+    }))
+    .await;
+    let mut ann = world.person(&gateway, "ann").await;
+    for frame in &frames {
+        ann.get("ack", frame.clone()).await;
+    }
+    ann.send(&chat, "end").await;
+    let mut got = contents_up_to(&mut bob, "end").await;
+    got.pop();
+    got.sort_by_key(|content| content.parse::<u32>().unwrap());
+    assert_eq!(got, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}

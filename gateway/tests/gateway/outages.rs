@@ -1,0 +1,158 @@
+//! NATS cut off, the log lost, Postgres away.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use devstack::testing::{Process, Proxy};
+use partyline_shared::subjects;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    person::Follower,
+    support::{CONVERSATIONS, World, message, messages_of, seq, until},
+};
+
+async fn behind(world: &World, setting: &str, url: &str) -> (Proxy, Process) {
+    let proxy = Proxy::start(url).await.unwrap();
+    let gateway = world.launch().env(setting, proxy.through(url)).start().await.unwrap();
+    (proxy, gateway)
+}
+
+#[tokio::test]
+async fn cut_off_from_nats_and_back_nothing_is_lost() {
+    let world = World::new().await;
+    let (nats, cut_off) = behind(&world, "PARTYLINE_NATS_URL", world.env.nats_url()).await;
+    let well = world.gateway().await;
+    let chat = world.group(&well, &["ann", "bob", "cat"]).await;
+    let mut ann = world.person(&well, "ann").await;
+    let (mut bob, mut cat) = (world.person(&cut_off, "bob").await, world.person(&cut_off, "cat").await);
+    for person in [&mut ann, &mut bob, &mut cat] {
+        person.join(&chat).await;
+    }
+    nats.cut();
+    until("the node to notice", async || !world.is_ready(&cut_off).await).await;
+    let mut sent = Vec::new();
+    for n in 0..20 {
+        sent.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    let path = format!("{CONVERSATIONS}{chat}/participants/cat/");
+    assert_eq!(world.delete(&well, "ann", &path).await.status, 204);
+    for n in 20..40 {
+        sent.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    // What is sent there meanwhile is not acknowledged, and is sent again until it is.
+    let mut from_bob = message(&chat, "from bob");
+    from_bob["ref"] = json!("bob");
+    bob.say(&from_bob).await;
+    nats.resume();
+    until("the node to be well", async || world.is_ready(&cut_off).await).await;
+    let mut reply = bob.find(|it| it["ref"] == "bob").await;
+    while reply["type"] == "error" {
+        assert_eq!((&reply["code"], reply["retry_after_ms"].is_u64()), (&json!("unavailable"), true), "{reply}");
+        reply = bob.ask(from_bob.clone()).await;
+    }
+    sent.push(seq(&reply));
+    ann.send(&chat, "end").await;
+
+    for (person, name) in [(&mut ann, "ann"), (&mut bob, "bob")] {
+        let mut follower = Follower::default();
+        loop {
+            let event = person.find(|it| it["seq"].is_u64() && it["prev_seq"].is_u64()).await;
+            follower.take(&event, name);
+            if event["content"] == "end" {
+                break;
+            }
+        }
+        // The removal is one of the events, and the end another.
+        assert_eq!(follower.seqs.len(), sent.len() + 2, "{name}");
+        assert!(sent.iter().all(|seq| follower.seqs.contains(seq)), "{name}");
+    }
+    // She was removed meanwhile: what was said after that is not for her.
+    cat.find(|it| it["type"] == "conversation_updated" || it["type"] == "participant_removed").await;
+    cat.caught_up().await;
+    let heard: Vec<_> = cat.held("new_message").iter().map(|it| seq(it)).collect();
+    assert!(heard.iter().all(|seq| *seq <= sent[19]), "{heard:?}");
+    assert_eq!(cat.refused(message(&chat, "x")).await, "forbidden");
+}
+
+#[tokio::test]
+async fn when_the_log_is_lost_everybody_begins_again_above_it() {
+    let world = World::new().await;
+    let (nats, gateway) = behind(&world, "PARTYLINE_NATS_URL", world.env.nats_url()).await;
+    let persister = world.persister().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    let epoch = bob.join(&chat).await["epoch"].clone();
+    assert!(epoch.as_str().is_some_and(|epoch| !epoch.is_empty()));
+    let last = seq(&bob.send(&chat, "before").await);
+    world.persisted().await;
+    persister.kill().await;
+    nats.cut();
+    let js = jetstream::new(world.env.nats().await.unwrap());
+    js.delete_stream(subjects::log_stream(0)).await.unwrap();
+    nats.resume();
+    let closed = bob.closed().await;
+    assert_eq!((closed.code, &closed.reason["code"]), (4010, &json!("log_restarted")));
+    assert!(closed.reason["retry_after_ms"].is_u64());
+
+    until("the node to be well", async || world.is_ready(&gateway).await).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    let joined = bob.join(&chat).await;
+    assert_ne!(joined["epoch"], epoch);
+    assert_eq!(joined["events"][0]["content"], "before");
+    let next = seq(&bob.send(&chat, "after").await);
+    assert!(next > last && next > seq(&joined) - 1, "{next} after {last}");
+    let page = world.get(&gateway, "bob", &messages_of(&chat)).await;
+    assert_eq!(page.body["results"].as_array().unwrap().len(), 2, "{page:?}");
+}
+
+#[tokio::test]
+async fn without_postgres_those_who_talk_go_on() {
+    let world = World::new().await;
+    let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
+    ann.join(&chat).await;
+    bob.join(&chat).await;
+    for hangs in [false, true] {
+        if hangs {
+            postgres.pause()
+        } else {
+            postgres.cut()
+        }
+        let began = Instant::now();
+        let mut last = 0;
+        for n in 0..20 {
+            let ack = ann.send(&chat, &n.to_string()).await;
+            last = seq(&ack);
+            assert_eq!(bob.expect("new_message").await["seq"], ack["seq"]);
+        }
+        // The first one finds out, the others know.
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}, hanging: {hangs}", began.elapsed());
+        assert!(world.is_ready(&gateway).await);
+        bob.get("ack", json!({ "type": "mark_read", "conversation_id": chat, "seq": last })).await;
+        assert_eq!(ann.expect("read").await["last_read_seq"], last);
+        bob.say(&json!({ "type": "typing", "conversation_id": chat, "is_typing": true })).await;
+        ann.expect("typing").await;
+        // Coming back with a place needs no Postgres; history does.
+        let mut again = world.person(&gateway, "bob").await;
+        assert_eq!(again.join_after(&chat, last - 1).await["events"].as_array().unwrap().len(), 2);
+        let began = Instant::now();
+        let list = world.get(&gateway, "bob", CONVERSATIONS).await;
+        assert_eq!((list.status, list.code()), (503, "unavailable"));
+        let join = json!({ "type": "join_conversation", "conversation_id": chat });
+        assert_eq!(again.refused(join.clone()).await, "unavailable");
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}, hanging: {hangs}", began.elapsed());
+        postgres.resume();
+        let mut joined = Value::Null;
+        until("history to be back", async || {
+            joined = again.ask(join.clone()).await;
+            joined["type"] == "joined"
+        })
+        .await;
+        assert_eq!(joined["seq"].as_u64(), Some(last + 1));
+        ann.held.clear();
+        bob.held.clear();
+    }
+}

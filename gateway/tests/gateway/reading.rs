@@ -1,0 +1,125 @@
+//! Read markers, unread messages, and news of conversations that are not open.
+
+use serde_json::{Value, json};
+
+use crate::support::{CONVERSATIONS, World, message, seq};
+
+fn mark(chat: &str, seq: u64) -> Value {
+    json!({ "type": "mark_read", "conversation_id": chat, "seq": seq })
+}
+
+#[tokio::test]
+async fn a_read_marker_never_moves_back() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&one, "ann").await, world.person(&one, "bob").await);
+    ann.join(&chat).await;
+    let mut seqs = Vec::new();
+    for n in 0..5 {
+        seqs.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    let by_request = async |gateway, seq: u64| {
+        let path = format!("{CONVERSATIONS}{chat}/mark_read/");
+        world.post(gateway, "bob", &path, json!({ "seq": seq })).await.body["last_read_seq"].as_u64().unwrap()
+    };
+    let ack = bob.get("ack", mark(&chat, seqs[3])).await;
+    assert_eq!((&ack["conversation_id"], ack["last_read_seq"].as_u64()), (&json!(chat), Some(seqs[3])));
+    let read = ann.expect("read").await;
+    assert_eq!((&read["user_id"], read["last_read_seq"].as_u64()), (&json!("bob"), Some(seqs[3])));
+    assert!(read["prev_seq"].is_u64() && read["read_at"].is_string() && seq(&read) > seqs[4]);
+
+    // Not on this node, not on one that has never heard of the conversation, not on the way to Postgres.
+    let back = bob.get("ack", mark(&chat, seqs[1])).await;
+    assert_eq!(back["last_read_seq"].as_u64(), Some(seqs[3]));
+    assert_eq!(by_request(&two, seqs[2]).await, seqs[3]);
+    assert_eq!(by_request(&one, seqs[0]).await, seqs[3]);
+    let persister = world.persister().await;
+    world.persisted().await;
+    assert_eq!(by_request(&world.gateway().await, seqs[2]).await, seqs[3]);
+    drop(persister);
+    let fresh = world.gateway().await;
+    assert_eq!(world.person(&fresh, "ann").await.join(&chat).await["read_markers"]["bob"].as_u64(), Some(seqs[3]));
+
+    // Nobody was told of a step back; a place that isn't there yet means the end.
+    ann.caught_up().await;
+    assert!(ann.held("read").is_empty(), "{:?}", ann.held("read"));
+    let beyond = bob.get("ack", mark(&chat, 1 << 40)).await["last_read_seq"].as_u64().unwrap();
+    assert!(beyond >= seqs[4] && beyond < 1 << 40, "{beyond}");
+    let all = world.post(&two, "ann", &format!("{CONVERSATIONS}{chat}/mark_read/"), json!({})).await;
+    assert!(all.body["last_read_seq"].as_u64().unwrap() >= seqs[4], "{all:?}");
+}
+
+#[tokio::test]
+async fn unread_messages_are_counted_wherever_they_are() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
+    let unread = async |user: &str| {
+        let list = world.get(&gateway, user, CONVERSATIONS).await.body;
+        list["results"][0]["unread_count"].as_u64().unwrap()
+    };
+    let persister = world.persister().await;
+    let mut seqs = Vec::new();
+    for n in 0..4 {
+        seqs.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    world.persisted().await;
+    persister.kill().await;
+    // Four in Postgres, and from here on everything in the log alone.
+    for n in 4..7 {
+        seqs.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    assert_eq!((unread("bob").await, unread("ann").await), (7, 0));
+    bob.get("ack", mark(&chat, seqs[1])).await;
+    assert_eq!(unread("bob").await, 5);
+    bob.get("ack", mark(&chat, seqs[5])).await;
+    assert_eq!(unread("bob").await, 1);
+    ann.get("ack", json!({ "type": "delete_message", "conversation_id": chat, "seq": seqs[6] })).await;
+    assert_eq!(unread("bob").await, 0);
+    bob.send(&chat, "my own").await;
+    assert_eq!((unread("bob").await, unread("ann").await), (0, 1));
+    let persister = world.persister().await;
+    world.persisted().await;
+    assert_eq!((unread("bob").await, unread("ann").await), (0, 1));
+    drop(persister);
+}
+
+#[tokio::test]
+async fn news_comes_of_conversations_that_are_not_joined() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let mut bob = world.person(&two, "bob").await;
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let added = bob.expect("conversation_updated").await;
+    assert_eq!((&added["conversation_id"], &added["reason"]), (&json!(chat), &json!("added")));
+    let mut ann = world.person(&one, "ann").await;
+    ann.join(&chat).await;
+    for n in 1..=2 {
+        let frame = message(&chat, &format!("message {n}"));
+        let ack = ann.get("ack", frame.clone()).await;
+        let news = bob.expect("conversation_updated").await;
+        assert_eq!((&news["reason"], &news["unread_count"]), (&json!("message"), &json!(n)));
+        for key in ["seq", "message_id", "client_id"] {
+            assert_eq!(news["last_message"][key], ack[key], "{key}");
+        }
+        assert_eq!(news["last_message"]["content"], frame["content"]);
+    }
+    // Another device of hers reads: this one's badge goes.
+    let mut other = world.person(&one, "bob").await;
+    let end = other.join(&chat).await["seq"].as_u64().unwrap();
+    other.get("ack", mark(&chat, end)).await;
+    let news = bob.find(|it| it["reason"] == "read").await;
+    assert_eq!(news["unread_count"], 0);
+
+    // Joined, she gets the event itself and no news of it; having left, news again.
+    bob.join(&chat).await;
+    ann.send(&chat, "message 3").await;
+    assert_eq!(bob.expect("new_message").await["content"], "message 3");
+    bob.get("left", json!({ "type": "leave_conversation", "conversation_id": chat })).await;
+    ann.send(&chat, "message 4").await;
+    let news = bob.expect("conversation_updated").await;
+    assert_eq!(news["last_message"]["content"], "message 4");
+    assert_eq!(bob.held("new_message").len(), 0);
+}

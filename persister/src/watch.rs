@@ -1,0 +1,57 @@
+//! What JetStream and Postgres tell of themselves, asked now and then through the persister's own connections: no
+//! monitoring port has to be open, and no further exporter has to run.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Info;
+use partyline_shared::subjects;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::{metrics, queue::Queues, store::Store};
+
+/// Between two looks, and for one of Postgres's answers.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Measures streams and the account's storage for ever.
+pub async fn jetstream(queues: Queues) {
+    let mut names: Vec<_> = (0..queues.settings.partitions).map(subjects::log_stream).collect();
+    names.extend([subjects::DEAD_STREAM, subjects::SEEN_STREAM].map(str::to_owned));
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for name in &names {
+            match queues.js.get_stream(name).await {
+                Ok(stream) => metrics::stream(name, &stream.cached_info().state, replicas(stream.cached_info())),
+                Err(error) => tracing::debug!(%error, name, "stream not measured"),
+            }
+        }
+        match queues.js.query_account().await {
+            Ok(account) => metrics::jetstream(&account),
+            Err(error) => tracing::debug!(%error, "JetStream not measured"),
+        }
+    }
+}
+
+/// Copies of a stream: wanted, and up to date.
+fn replicas(info: &Info) -> (usize, usize) {
+    let current = info.cluster.as_ref().map_or(1, |cluster| {
+        let leader = usize::from(cluster.leader.as_ref().is_some_and(|name| !name.is_empty()));
+        leader + cluster.replicas.iter().filter(|peer| peer.current && !peer.offline).count()
+    });
+    (info.config.num_replicas, current)
+}
+
+/// Measures the database for ever.
+pub async fn postgres(store: Store) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match timeout(EVERY, store.stats()).await {
+            Ok(Ok(stats)) => metrics::postgres(&stats),
+            Ok(Err(error)) => tracing::debug!(%error, "Postgres not measured"),
+            Err(_) => tracing::debug!("Postgres not measured in time"),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+import { comesBack, parseCloseReason, reconnectDelay } from "./backoff.ts";
+import { Disconnected, Refusal } from "./errors.ts";
+import type { Dial, Transport } from "./transport.ts";
+import { type Command, parseFrame, type Reply, type ServerFrame, type Welcome } from "./wire.ts";
+
+/** From dialling to `welcome`, and from a request to its answer: longer means that nobody is there. */
+const PATIENCE_MS = 10_000;
+/** A connection that lasted this long is well: the next attempt comes quickly again. */
+const WELL_MS = 10_000;
+/** Pings are not seen from here, so after this much silence a question shows whether the server is still there. */
+const SILENCE_MS = 60_000;
+/** Between two tries to get a new token for an open connection. */
+const RENEWAL_RETRY_MS = 10_000;
+
+/**
+ * Gives a token (a JWT): another one than `rejected`, which the server no longer takes or is about to. Rejects with a
+ * `Refusal` if there will never be one, as when nobody is signed in, and with anything else if there may be later.
+ */
+export type TokenProvider = (rejected?: string) => Promise<string>;
+
+export type ConnectionState =
+  /** Before `connect`, and after `close`. */
+  | { readonly kind: "stopped" }
+  | { readonly kind: "connecting" }
+  | { readonly kind: "online" }
+  /** Lost, or never had: it is tried again at `retryAt`, in Unix milliseconds. */
+  | { readonly kind: "waiting"; readonly retryAt: number }
+  /** For good: a person has to do something. `why` is the server's code, or `token_refused`. */
+  | { readonly kind: "ended"; readonly why: string; readonly message?: string };
+
+export interface ConnectionOptions {
+  dial: Dial;
+  token: TokenProvider;
+  /** Whether the server takes this token: a refused handshake looks like a lost network to a browser. */
+  isAccepted(token: string): Promise<boolean>;
+  onState(state: ConnectionState): void;
+  onWelcome(welcome: Welcome): void;
+  /** Every frame that answers no request. */
+  onFrame(frame: ServerFrame): void;
+}
+
+/** What is asked of a connection. */
+export type Wire = Pick<Connection, "request" | "notify">;
+
+interface Waiting {
+  resolve(reply: Reply): void;
+  reject(error: Error): void;
+  onReply: ((reply: Reply) => void) | undefined;
+  timer: ReturnType<typeof setTimeout>;
+}
+
+/** One connection to the gateway, as long as it is wanted: opened again whenever it is lost. */
+export class Connection {
+  state: ConnectionState = { kind: "stopped" };
+  #transport: Transport | undefined;
+  #token: string | undefined;
+  /** A token that the server no longer takes. */
+  #rejected: string | undefined;
+  #attempt = 0;
+  #welcomed = false;
+  /** The server asked not to come back before. */
+  #notBefore = 0;
+  #lastHeard = 0;
+  #nextRef = 0;
+  /** Tells a dialling that was overtaken. */
+  #generation = 0;
+  readonly #waiting = new Map<string, Waiting>();
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+
+  readonly #options: ConnectionOptions;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+  }
+
+  /** Connects, and stays connected until `stop`. */
+  start(): void {
+    if (this.state.kind !== "stopped" && this.state.kind !== "ended") return;
+    this.#attempt = 0;
+    this.#rejected = undefined;
+    void this.#dial();
+  }
+
+  stop(): void {
+    this.#hangUp();
+    this.#setState({ kind: "stopped" });
+  }
+
+  /** There may be a network again, or somebody looks: no waiting longer than the server asked for. */
+  wake(): void {
+    if (this.state.kind === "online") void this.#checkAlive();
+    else if (this.state.kind === "waiting" && Date.now() >= this.#notBefore) void this.#dial();
+  }
+
+  /**
+   * Sends a command and waits for its answer.
+   *
+   * `onReply` runs before any later frame is looked at, which a promise does not promise.
+   * Rejects with `Refusal`, or `Disconnected`.
+   */
+  request(command: Command, onReply?: (reply: Reply) => void): Promise<Reply> {
+    const transport = this.#transport;
+    if (this.state.kind !== "online" || !transport) return Promise.reject(new Disconnected());
+    const ref = String(++this.#nextRef);
+    return new Promise((resolve, reject) => {
+      // Silence means a dead connection; the next one finds out what became of the request.
+      const timer = setTimeout(() => this.#lost(1006, ""), PATIENCE_MS);
+      this.#waiting.set(ref, { resolve, reject, onReply, timer });
+      transport.send(JSON.stringify({ ...command, ref }));
+    });
+  }
+
+  /** Sends a command that has no answer; dropped without a connection. */
+  notify(command: Command): void {
+    if (this.state.kind === "online") this.#transport?.send(JSON.stringify(command));
+  }
+
+  async #dial(): Promise<void> {
+    this.#hangUp();
+    const generation = this.#generation;
+    this.#setState({ kind: "connecting" });
+    let token: string;
+    try {
+      token = await this.#options.token(this.#rejected);
+    } catch (error) {
+      if (generation !== this.#generation) return;
+      if (error instanceof Refusal) this.#end("token_refused", error.message);
+      else this.#lost(1006, "");
+      return;
+    }
+    if (generation !== this.#generation) return;
+    if (token === this.#rejected) return this.#end("token_refused");
+    this.#token = token;
+    this.#later(PATIENCE_MS, () => {
+      if (!this.#welcomed) this.#lost(1006, "");
+    });
+    try {
+      this.#transport = this.#options.dial(token, {
+        message: (text) => {
+          if (generation === this.#generation) this.#hear(text);
+        },
+        closed: (code, reason) => {
+          if (generation === this.#generation) this.#lost(code, reason);
+        },
+      });
+    } catch {
+      // What can't be a subprotocol (RFC 6455, 4.1) can't be a token either.
+      this.#end("token_refused", "That is not a token.");
+    }
+  }
+
+  #hear(text: string): void {
+    this.#lastHeard = Date.now();
+    const frame = parseFrame(text);
+    if (!frame) return;
+    if (frame.type === "welcome") return this.#welcome(frame);
+    const waiting = "ref" in frame && frame.ref !== undefined ? this.#waiting.get(frame.ref) : undefined;
+    if (!waiting) {
+      if (frame.type === "token_expiring") void this.#renew(this.#generation);
+      else this.#options.onFrame(frame);
+      return;
+    }
+    const reply = frame as Extract<ServerFrame, { ref?: string }>;
+    this.#waiting.delete(reply.ref ?? "");
+    clearTimeout(waiting.timer);
+    if (reply.type === "error") {
+      waiting.reject(new Refusal(reply.code, reply.message, reply.retry_after_ms));
+    } else {
+      waiting.onReply?.(reply);
+      waiting.resolve(reply);
+    }
+  }
+
+  #welcome(welcome: Welcome): void {
+    this.#welcomed = true;
+    this.#later(WELL_MS, () => {
+      this.#attempt = 0;
+    });
+    this.#watchSilence();
+    this.#setState({ kind: "online" });
+    this.#options.onWelcome(welcome);
+  }
+
+  #watchSilence(): void {
+    const left = this.#lastHeard + SILENCE_MS - Date.now();
+    if (left <= 0) void this.#checkAlive();
+    this.#later(left > 0 ? left : SILENCE_MS, () => this.#watchSilence());
+  }
+
+  /** Asks for something harmless; no answer in time counts as lost. */
+  async #checkAlive(): Promise<void> {
+    if (!this.#token) return;
+    await this.request({ type: "refresh_token", token: this.#token }).catch(() => undefined);
+  }
+
+  async #renew(generation: number): Promise<void> {
+    const old = this.#token;
+    const token = await this.#options.token(old).catch(() => old);
+    if (generation !== this.#generation) return;
+    if (token !== undefined && token !== old) {
+      try {
+        await this.request({ type: "refresh_token", token });
+        if (generation === this.#generation) this.#token = token;
+        return;
+      } catch {
+        if (generation !== this.#generation) return;
+      }
+    }
+    this.#later(RENEWAL_RETRY_MS, () => void this.#renew(generation));
+  }
+
+  #lost(code: number, reason: string): void {
+    const wasRefused = !this.#welcomed;
+    const told = parseCloseReason(reason);
+    const token = this.#token;
+    this.#hangUp();
+    if (!comesBack(code)) return this.#end(told.code ?? String(code));
+    if (code === 4401) this.#rejected = token;
+    const delay = reconnectDelay(this.#attempt++, told.retryAfterMs);
+    this.#notBefore = Date.now() + (told.retryAfterMs === undefined ? 0 : delay);
+    this.#setState({ kind: "waiting", retryAt: Date.now() + delay });
+    this.#later(delay, () => void this.#dial());
+    if (wasRefused && token !== undefined) void this.#checkToken(token);
+  }
+
+  async #checkToken(token: string): Promise<void> {
+    // No answer says nothing about the token.
+    const accepted = await this.#options.isAccepted(token).catch(() => true);
+    if (!accepted) this.#rejected = token;
+  }
+
+  #end(why: string, message?: string): void {
+    this.#hangUp();
+    this.#setState({ kind: "ended", why, ...(message !== undefined && { message }) });
+  }
+
+  /** Nothing of the old connection is heard any more, and nothing waits for it. */
+  #hangUp(): void {
+    this.#generation++;
+    this.#transport?.close();
+    this.#transport = undefined;
+    this.#welcomed = false;
+    this.#timers.forEach(clearTimeout);
+    this.#timers.clear();
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    for (const { timer, reject } of waiting) {
+      clearTimeout(timer);
+      reject(new Disconnected());
+    }
+  }
+
+  /** A timer of this connection: it ends with it. */
+  #later(ms: number, run: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      run();
+    }, ms);
+    this.#timers.add(timer);
+  }
+
+  #setState(state: ConnectionState): void {
+    this.state = state;
+    this.#options.onState(state);
+  }
+}

@@ -1,0 +1,14 @@
+export { Chat, type ChatOptions, type ChatSnapshot, createChat } from "./chat.ts";
+export type { ConnectionState, TokenProvider } from "./connection.ts";
+export type { Conversation, ConversationSnapshot, SendOptions } from "./conversation.ts";
+export { Disconnected, Refusal } from "./errors.ts";
+export type { Phase } from "./joining.ts";
+export type { Conversations, ConversationsSnapshot } from "./list.ts";
+export type { ChatMessage, MessageState } from "./message.ts";
+export type { Queue, QueuedMessage } from "./outbox.ts";
+export type { ListedConversation, ListedParticipant } from "./rest.ts";
+export type { Store } from "./store.ts";
+export { type Dial, type Transport, type TransportEvents, webSocketDial } from "./transport.ts";
+export type { TypingUser } from "./typing.ts";
+export { uuidv7 } from "./uuid.ts";
+export * from "./wire.ts";

@@ -1,0 +1,42 @@
+import type { Joined, LogEvent, Participant, Presence } from "./wire.ts";
+
+/** Who takes part in a conversation, who of them is connected, and how far each has read. */
+export class Members {
+  participants: readonly Participant[] = [];
+  online: ReadonlySet<string> = new Set();
+  /** The last `seq` read, by user id. */
+  markers: ReadonlyMap<string, number> = new Map();
+
+  join({ participants, online, read_markers }: Joined): void {
+    this.participants = participants;
+    this.online = new Set(online);
+    this.markers = new Map(Object.entries(read_markers));
+  }
+
+  take(event: LogEvent): void {
+    if (event.type === "read") {
+      this.markers = new Map(this.markers).set(event.user_id, Math.max(this.marker(event.user_id), event.last_read_seq));
+    } else if (event.type === "participant_added") {
+      this.#without(event.participant.user_id, event.participant);
+    } else if (event.type === "participant_removed") {
+      this.#without(event.user_id);
+    }
+  }
+
+  /** False if it is about somebody else. */
+  presence({ user_id, online }: Presence): boolean {
+    const set = new Set(this.online);
+    if (online) set.add(user_id);
+    else set.delete(user_id);
+    this.online = set;
+    return this.participants.some((it) => it.user_id === user_id);
+  }
+
+  marker(userId: string): number {
+    return this.markers.get(userId) ?? 0;
+  }
+
+  #without(userId: string, ...instead: Participant[]): void {
+    this.participants = [...this.participants.filter(({ user_id }) => user_id !== userId), ...instead];
+  }
+}

@@ -1,0 +1,21 @@
+import type { ListedConversation, Participant } from "@partyline/client";
+
+/** A person's name; their id until they were here for the first time. */
+export function nameOf({ username, user_id }: { username: string; user_id: string }): string {
+  return username || user_id;
+}
+
+/** Those who take part besides me. */
+export function others<P extends Participant>(participants: P[], me: string): P[] {
+  return participants.filter(({ user_id }) => user_id !== me);
+}
+
+/** A conversation's title: its own, or who takes part. */
+export function titleOf({ title, participants }: ListedConversation, me: string): string {
+  return title || others(participants, me).map(nameOf).join(", ") || "Only you";
+}
+
+/** Who, or what, a conversation's picture stands for: always the same tone for the same one. */
+export function pictureOf({ id, kind, participants }: ListedConversation, me: string): string {
+  return (kind === "direct" && others(participants, me)[0]?.user_id) || id;
+}
