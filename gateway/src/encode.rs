@@ -40,6 +40,13 @@ impl Frame {
         Self::build(json.len(), class, |wire| wire.extend_from_slice(json))
     }
 
+    /// Frames a text that lies in parts.
+    #[must_use]
+    pub fn of_parts(parts: &[&[u8]], class: Class) -> Self {
+        let length = parts.iter().map(|part| part.len()).sum();
+        Self::build(length, class, |wire| parts.iter().for_each(|part| wire.extend_from_slice(part)))
+    }
+
     /// Frames a value that has JSON.
     #[must_use]
     pub fn of(value: &impl Serialize, class: Class) -> Self {

@@ -22,11 +22,11 @@ use axum::{
 };
 use partyline_shared::wire::{ErrorCode, Refusal};
 use tower::{Layer, util::MapRequestLayer};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::problem::Problem;
-use crate::{metrics, origin, server::Gateway, ws};
+use crate::{metrics, origin, server::Gateway, socketio, ws};
 
 const API: &str = "/chat/api/";
 const OPENAPI: &str = "/chat/api/openapi.json";
@@ -44,6 +44,7 @@ pub fn app(gateway: Arc<Gateway>) -> Router {
     let mut router = api
         .route(OPENAPI, get(move || async move { Json(document) }))
         .route("/ws", get(ws::upgrade))
+        .merge(socketio::routes())
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready));
     router = match &gateway.chat.config.web_dir {
@@ -79,6 +80,8 @@ fn cors(listed: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(move |_, request| origin::allowed(&request.headers, &listed)))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        // No cookie says who one is; but a balancer's may say which node a polling client belongs to.
+        .allow_credentials(AllowCredentials::predicate(|_, request| request.uri.path() == socketio::PATH))
         .expose_headers([header::RETRY_AFTER])
         .max_age(std::time::Duration::from_secs(3_600))
 }
@@ -87,14 +90,13 @@ fn cors(listed: &[String]) -> CorsLayer {
 async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let method = known(request.method());
     let is_api = request.uri().path().starts_with(API);
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let began = Instant::now();
     let mut response = next.run(request).await;
-    metrics::http_request(
-        route.as_ref().map_or("other", MatchedPath::as_str),
-        method,
-        response.status().as_u16(),
-        began.elapsed(),
-    );
+    // A long poll takes as long as nothing happens.
+    if route != socketio::PATH || method != "GET" {
+        metrics::http_request(route, method, response.status().as_u16(), began.elapsed());
+    }
     let headers = response.headers_mut();
     let nosniff = HeaderName::from_static("x-content-type-options");
     headers.insert(nosniff, HeaderValue::from_static("nosniff"));

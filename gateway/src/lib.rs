@@ -20,6 +20,7 @@ pub mod presence;
 pub mod room;
 pub mod server;
 pub mod session;
+pub mod socketio;
 pub mod store;
 pub mod validate;
 pub mod ws;

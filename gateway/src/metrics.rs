@@ -22,22 +22,29 @@ pub enum ResumeSource {
     Postgres,
 }
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Native,
+    SocketIo,
+}
+
 /// Counts a socket as open until it is dropped.
 #[derive(Debug)]
-pub struct ConnectionGuard(());
+pub struct ConnectionGuard(Protocol);
 
 impl ConnectionGuard {
     #[must_use]
-    pub fn open() -> Self {
-        HANDLES.connections.increment(1.0);
-        HANDLES.opened.increment(1);
-        Self(())
+    pub fn open(protocol: Protocol) -> Self {
+        HANDLES.connections[protocol as usize].increment(1.0);
+        HANDLES.opened[protocol as usize].increment(1);
+        Self(protocol)
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        HANDLES.connections.decrement(1.0);
+        HANDLES.connections[self.0 as usize].decrement(1.0);
     }
 }
 

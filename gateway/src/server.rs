@@ -24,11 +24,18 @@ use rand::{RngExt, seq::SliceRandom};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{app::Chat, config::Config, http, metrics, session::sweep};
+use crate::{
+    app::Chat,
+    config::Config,
+    http, metrics,
+    session::sweep,
+    socketio::sessions::{self, Sessions},
+};
 
 /// Waiting connections in the kernel: a balancer may send a storm.
 const BACKLOG: u32 = 16_384;
@@ -44,6 +51,7 @@ pub struct Gateway {
     /// Down once the gateway begins to leave.
     staying: Latch,
     draining: AtomicBool,
+    pub socketio: Sessions,
 }
 
 /// A gateway's sockets, bound and not yet served; tests ask it for its ports.
@@ -75,7 +83,8 @@ pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<B
     let staying = Latch::default();
     staying.set(true);
     let readiness = Readiness::new(vec![("nats", chat.nats_up.clone()), ("staying", staying.clone())]);
-    let gateway = Arc::new(Gateway { chat, readiness, staying, draining: AtomicBool::new(false) });
+    let gateway =
+        Arc::new(Gateway { chat, readiness, staying, draining: AtomicBool::new(false), socketio: Sessions::default() });
     Ok(Bound { gateway, http, admin, metrics, end })
 }
 
@@ -111,13 +120,14 @@ impl Bound {
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { gateway, http, admin, metrics, end } = self;
         let admin = tokio::spawn(admin::serve(admin, gateway.readiness.clone(), metrics, end.clone()));
-        let sweeper = tokio::spawn(sweep::run(gateway.chat.clone()));
+        let sweepers = [tokio::spawn(sweep::run(gateway.chat.clone())), tokio::spawn(sessions::sweep(gateway.clone()))];
         let requests = TaskTracker::new();
         let closing = CancellationToken::new();
         let accepting = tokio::spawn(accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone()));
 
         shutdown.cancelled().await;
         drain(&gateway).await;
+        gateway.socketio.end_all(&gateway);
         closing.cancel();
         requests.close();
         if tokio::time::timeout(LAST_REQUESTS, requests.wait()).await.is_err() {
@@ -126,7 +136,7 @@ impl Bound {
         gateway.chat.presence.withdraw().await;
         end.cancel();
         accepting.abort();
-        sweeper.abort();
+        sweepers.iter().for_each(JoinHandle::abort);
         if let Err(error) = gateway.chat.client.drain().await {
             tracing::debug!(%error, "NATS connection not drained");
         }

@@ -1,6 +1,8 @@
 //! A connected client, whatever the transport: who it is, what it has joined, what waits to be written.
 
 pub mod conn;
+pub mod life;
 pub mod outbox;
+pub mod pipe;
 pub mod registry;
 pub mod sweep;

@@ -1,6 +1,7 @@
 //! The native WebSocket transport: the handshake here, a socket's life in [`task`], its frames in [`frame`].
 
 pub mod frame;
+pub mod reader;
 pub mod task;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use fastwebsockets::WebSocketError;
 use hyper::{
     HeaderMap, StatusCode,
     header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
@@ -39,13 +41,29 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
             return response;
         }
     };
-    let (response, upgraded) = match fastwebsockets::upgrade::upgrade(&mut request) {
-        Ok(upgrade) => upgrade,
+    let switched = switch(&mut request, move |stream, early| task::spawn(&gateway, identity, stream, early));
+    let mut response = match switched {
+        Ok(response) => response,
         Err(error) => {
             metrics::handshake_refused("not_websocket");
             return Problem::from(Refusal::new(ErrorCode::BadRequest, error.to_string())).into_response();
         }
     };
+    if named {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
+    }
+    response
+}
+
+/// Answers a WebSocket's handshake; then `take` gets the socket, and what arrived with the handshake.
+///
+/// # Errors
+/// If the request is no such handshake.
+pub fn switch(
+    request: &mut Request,
+    take: impl FnOnce(TcpStream, Vec<u8>) + Send + 'static,
+) -> Result<Response, WebSocketError> {
+    let (response, upgraded) = fastwebsockets::upgrade::upgrade(request)?;
     tokio::spawn(async move {
         let socket = match upgraded.await {
             Ok(socket) => socket.into_inner(),
@@ -54,13 +72,9 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
         let Ok(parts) = socket.into_inner().downcast::<TokioIo<TcpStream>>() else {
             return tracing::error!("the upgraded socket is no TCP stream");
         };
-        task::spawn(&gateway, identity, parts.io.into_inner(), &parts.read_buf);
+        take(parts.io.into_inner(), parts.read_buf.to_vec());
     });
-    let mut response = response.map(|_| Body::empty());
-    if named {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
-    }
-    response
+    Ok(response.map(|_| Body::empty()))
 }
 
 /// Who may come in, and whether the client named our subprotocol.

@@ -217,6 +217,26 @@ pub enum Command {
     RefreshToken(RefreshToken),
 }
 
+impl Command {
+    /// Reads a command's fields, a JSON object; `kind` names the command.
+    ///
+    /// # Errors
+    /// `unknown_type`, `bad_request`.
+    pub fn parse(kind: &str, fields: &str) -> Result<Self, Refusal> {
+        match kind {
+            "join_conversation" => body(fields).map(Self::JoinConversation),
+            "leave_conversation" => body(fields).map(Self::LeaveConversation),
+            "send_message" => body(fields).map(Self::SendMessage),
+            "typing" => body(fields).map(Self::Typing),
+            "mark_read" => body(fields).map(Self::MarkRead),
+            "edit_message" => body(fields).map(Self::EditMessage),
+            "delete_message" => body(fields).map(Self::DeleteMessage),
+            "refresh_token" => body(fields).map(Self::RefreshToken),
+            _ => Err(Refusal::new(ErrorCode::UnknownType, "no such frame type")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct JoinConversation {
     pub conversation_id: ConversationId,
@@ -318,18 +338,7 @@ impl Request {
         let Some(kind) = envelope.kind else {
             return Self { reference, command: Err(Refusal::new(ErrorCode::BadRequest, "type is missing")) };
         };
-        let command = match &*kind {
-            "join_conversation" => body(text).map(Command::JoinConversation),
-            "leave_conversation" => body(text).map(Command::LeaveConversation),
-            "send_message" => body(text).map(Command::SendMessage),
-            "typing" => body(text).map(Command::Typing),
-            "mark_read" => body(text).map(Command::MarkRead),
-            "edit_message" => body(text).map(Command::EditMessage),
-            "delete_message" => body(text).map(Command::DeleteMessage),
-            "refresh_token" => body(text).map(Command::RefreshToken),
-            _ => Err(Refusal::new(ErrorCode::UnknownType, "no such frame type")),
-        };
-        Self { reference, command }
+        Self { reference, command: Command::parse(&kind, text) }
     }
 }
 

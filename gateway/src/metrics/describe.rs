@@ -33,7 +33,7 @@ const REFUSED: [ErrorCode; 16] = [
     ErrorCode::Unavailable,
     ErrorCode::Internal,
 ];
-const HANDSHAKES: [&str; 6] = ["draining", "full", "not_websocket", "origin", "subprotocol", "token"];
+const HANDSHAKES: [&str; 7] = ["draining", "full", "not_websocket", "origin", "subprotocol", "token", "version"];
 const NATS: [&str; 3] = ["connected", "disconnected", "slow_consumer"];
 
 /// Tells the recorder what each metric means; call once, after the recorder is installed.

@@ -37,6 +37,8 @@ pub(super) const POSTGRES_UP: &str = "partyline_gateway_postgres_up";
 pub(super) const POSTGRES_CONNECTIONS: &str = "partyline_gateway_postgres_connections";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
 
+/// What connections speak.
+pub(super) const PROTOCOLS: [&str; 2] = ["native", "socketio"];
 /// What a user or a connection can have too much of.
 pub(super) const LIMITS: [&str; 3] = ["messages", "frames", "connections"];
 /// How a command ended.
@@ -55,8 +57,9 @@ pub(super) const VERBS: [&str; 9] = [
 ];
 
 pub(super) struct Handles {
-    pub(super) connections: Gauge,
-    pub(super) opened: Counter,
+    /// By [`super::Protocol`], as `opened`.
+    pub(super) connections: [Gauge; PROTOCOLS.len()],
+    pub(super) opened: [Counter; PROTOCOLS.len()],
     pub(super) drain_deadline: Gauge,
     pub(super) rooms: Gauge,
     pub(super) room_members: Gauge,
@@ -88,8 +91,8 @@ pub(super) struct Handles {
 }
 
 pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
-    connections: gauge!(CONNECTIONS, "protocol" => "native"),
-    opened: counter!(CONNECTIONS_OPENED, "protocol" => "native"),
+    connections: PROTOCOLS.map(|protocol| gauge!(CONNECTIONS, "protocol" => protocol)),
+    opened: PROTOCOLS.map(|protocol| counter!(CONNECTIONS_OPENED, "protocol" => protocol)),
     drain_deadline: gauge!(DRAIN_DEADLINE),
     rooms: gauge!(ROOMS),
     room_members: gauge!(ROOM_MEMBERS),

@@ -97,6 +97,13 @@ impl Outbox {
         self.bytes = self.waiting.front().map_or(0, |front| front.bytes.len() - self.written);
     }
 
+    /// Takes everything, whole frames only: for a transport that fetches instead of being written to.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        debug_assert_eq!(self.written, 0);
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting).into_iter().map(|it| it.bytes).collect()
+    }
+
     /// Writes until all is written or `write` says `WouldBlock`.
     ///
     /// # Returns

@@ -67,16 +67,18 @@ fn tell(chat: &Chat) {
 
 fn look_at(chat: &Chat, conn: &Arc<Conn>) -> Option<super::conn::Typing> {
     let limits = &chat.config.limits;
-    let now = clock::seconds();
-    if conn.silent_for(now) >= limits.idle_seconds {
-        conn.close(CloseCode::IdleTimeout, None, None);
-        // It doesn't answer, so it won't read the close frame either.
-        conn.mark_gone();
-        return None;
-    }
-    // Spread over the interval by the connection's number.
-    if conn.id as u32 % limits.ping_seconds == now % limits.ping_seconds {
-        conn.send_control(encode::PING);
+    if let Some(pipe) = conn.native() {
+        let now = clock::seconds();
+        if pipe.silent_for(now) >= limits.idle_seconds {
+            pipe.close(CloseCode::IdleTimeout, None, None);
+            // It doesn't answer, so it won't read the close frame either.
+            pipe.mark_gone();
+            return None;
+        }
+        // Spread over the interval by the connection's number.
+        if conn.id as u32 % limits.ping_seconds == now % limits.ping_seconds {
+            pipe.send_control(encode::PING);
+        }
     }
     let left = conn.expires_at() - clock::unix_seconds();
     if left <= 0 {

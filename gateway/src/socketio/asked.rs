@@ -1,0 +1,170 @@
+//! From an event of a client to the command that every transport knows. A client of the replaced server may name a
+//! message by any `temp_id`, or not at all, and mark a conversation as read without a `seq`.
+
+use partyline_shared::{
+    ids::{ClientId, Seq, UserId},
+    wire::{Command, ErrorCode, MAX_REF_BYTES, Refusal},
+};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::clock;
+
+/// How long a `temp_id` names a message at least, and half of how long at most, in seconds.
+const TEMP_ID_SECONDS: u64 = 600;
+/// Under which `temp_id`s become UUIDs (RFC 9562, version 5).
+const NAMESPACE: Uuid = Uuid::from_u128(0x5f0c_2a51_93f4_4c6e_8b1d_70a4_6c29_e3d8);
+
+/// An event, understood.
+#[derive(Debug)]
+pub struct Asked {
+    pub command: Result<Command, Refusal>,
+    /// The client's own name for a message, as JSON.
+    pub temp_id: Option<Box<str>>,
+    /// What the same message would have been called a while ago, if its name comes from a `temp_id`.
+    pub formerly: Option<ClientId>,
+}
+
+impl Asked {
+    /// Reads an event of a user.
+    #[must_use]
+    pub fn read(name: &str, argument: Option<&RawValue>, user: &UserId) -> Self {
+        let mut asked =
+            Self { command: Err(bad_request("an event carries one object")), temp_id: None, formerly: None };
+        let Some(fields) = argument.map(RawValue::get).filter(|text| text.starts_with('{')) else { return asked };
+        asked.command = match name {
+            "send_message" => asked.read_message(fields, user),
+            "mark_read" => read_marker(fields),
+            _ => Command::parse(name, fields),
+        };
+        asked
+    }
+
+    fn read_message(&mut self, fields: &str, user: &UserId) -> Result<Command, Refusal> {
+        #[derive(Deserialize)]
+        struct Names<'a> {
+            client_id: Option<IgnoredAny>,
+            #[serde(borrow)]
+            temp_id: Option<&'a RawValue>,
+        }
+        let names: Names<'_> = serde_json::from_str(fields).map_err(|error| bad_request(error.to_string()))?;
+        if let Some(temp_id) = names.temp_id {
+            let is_name =
+                temp_id.get().starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit());
+            if !is_name || temp_id.get().len() > MAX_REF_BYTES {
+                return Err(bad_request(format!("temp_id is a string or a number of at most {MAX_REF_BYTES} bytes")));
+            }
+            self.temp_id = Some(temp_id.get().into());
+        }
+        if names.client_id.is_some() {
+            return Command::parse("send_message", fields);
+        }
+        let client_id = if self.temp_id.is_some() {
+            let period = clock::unix_seconds().unsigned_abs() / TEMP_ID_SECONDS;
+            self.formerly = Some(derived(user, fields, period.saturating_sub(1)));
+            derived(user, fields, period)
+        } else {
+            ClientId::generate()
+        };
+        Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\"")))
+    }
+}
+
+/// Without a `seq` all is read.
+fn read_marker(fields: &str) -> Result<Command, Refusal> {
+    #[derive(Deserialize)]
+    struct Place {
+        seq: Option<IgnoredAny>,
+    }
+    let place: Place = serde_json::from_str(fields).map_err(|error| bad_request(error.to_string()))?;
+    match place.seq {
+        Some(_) => Command::parse("mark_read", fields),
+        None => Command::parse("mark_read", &with_field(fields, "seq", &Seq::MAX.to_string())),
+    }
+}
+
+fn bad_request(message: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorCode::BadRequest, message)
+}
+
+fn with_field(object: &str, name: &str, json: &str) -> String {
+    let fields = object[1..].trim_start();
+    let comma = if fields == "}" { "" } else { "," };
+    format!("{{\"{name}\":{json}{comma}{fields}")
+}
+
+/// A client that repeats a message repeats it whole; one that counts its `temp_id`s from 1 in every session means
+/// another message. So everything that was emitted goes into the name, and the time, roughly.
+fn derived(user: &UserId, fields: &str, period: u64) -> ClientId {
+    let name = [user.as_str().as_bytes(), &[0], &period.to_be_bytes(), fields.as_bytes()].concat();
+    ClientId(Uuid::new_v5(&NAMESPACE, &name))
+}
+
+#[cfg(test)]
+mod tests {
+    use partyline_shared::wire::SendMessage;
+
+    use super::*;
+
+    const CONVERSATION: &str = "\"conversation_id\":\"0198f0a2-0000-7000-8000-000000000001\"";
+
+    fn asked(name: &str, fields: &str, user: &str) -> Asked {
+        let raw = RawValue::from_string(fields.into()).unwrap();
+        Asked::read(name, Some(&raw), &UserId::new(user).unwrap())
+    }
+
+    fn sent(fields: &str, user: &str) -> (SendMessage, Option<Box<str>>) {
+        let asked = asked("send_message", &format!("{{{CONVERSATION},{fields}}}"), user);
+        let Ok(Command::SendMessage(message)) = asked.command else { panic!("{asked:?}") };
+        (message, asked.temp_id)
+    }
+
+    fn code(name: &str, fields: &str) -> ErrorCode {
+        asked(name, fields, "u").command.unwrap_err().code
+    }
+
+    #[test]
+    fn a_temp_id_names_what_was_emitted_by_whom() {
+        let hi = "\"content\":\"hi\",\"temp_id\":\"1\"";
+        let (first, temp_id) = sent(hi, "u");
+        assert_eq!(temp_id.as_deref(), Some("\"1\""));
+        assert_eq!(first.content, "hi");
+        assert_eq!(sent(hi, "u").0.client_id, first.client_id);
+        assert_ne!(sent(hi, "v").0.client_id, first.client_id);
+        assert_ne!(sent("\"content\":\"ho\",\"temp_id\":\"1\"", "u").0.client_id, first.client_id);
+        assert_ne!(sent("\"content\":\"hi\",\"temp_id\":\"2\"", "u").0.client_id, first.client_id);
+        assert_eq!(sent("\"content\":\"hi\",\"temp_id\":17", "u").1.as_deref(), Some("17"));
+        let user = UserId::new("u").unwrap();
+        assert_eq!(derived(&user, "x", 7), derived(&user, "x", 7));
+        assert_ne!(derived(&user, "x", 7), derived(&user, "x", 8));
+    }
+
+    #[test]
+    fn the_clients_own_name_goes_first() {
+        let id = ClientId::generate();
+        let (message, temp_id) = sent(&format!("\"content\":\"hi\",\"temp_id\":\"1\",\"client_id\":\"{id}\""), "u");
+        assert_eq!((message.client_id, temp_id.as_deref()), (id, Some("\"1\"")));
+        assert_ne!(sent("\"content\":\"hi\"", "u").0.client_id, sent("\"content\":\"hi\"", "u").0.client_id);
+    }
+
+    #[test]
+    fn without_a_seq_all_is_read() {
+        let all = asked("mark_read", &format!("{{{CONVERSATION}}}"), "u").command;
+        assert!(matches!(all, Ok(Command::MarkRead(it)) if it.seq == Seq::MAX));
+        let some = asked("mark_read", &format!("{{{CONVERSATION},\"seq\":5}}"), "u").command;
+        assert!(matches!(some, Ok(Command::MarkRead(it)) if it.seq == 5));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read() {
+        assert_eq!(code("dance", "{}"), ErrorCode::UnknownType);
+        assert_eq!(code("send_message", "{}"), ErrorCode::BadRequest);
+        assert_eq!(code("send_message", "{\"temp_id\":{}}"), ErrorCode::BadRequest);
+        assert_eq!(code("send_message", &format!("{{\"temp_id\":\"{}\"}}", "x".repeat(127))), ErrorCode::BadRequest);
+        assert_eq!(code("send_message", "[]"), ErrorCode::BadRequest);
+        assert_eq!(code("mark_read", "{}"), ErrorCode::BadRequest);
+        let none = Asked::read("typing", None, &UserId::new("u").unwrap()).command;
+        assert_eq!(none.unwrap_err().code, ErrorCode::BadRequest);
+    }
+}

@@ -1,0 +1,277 @@
+//! One session of a Socket.IO client: from Engine.IO's handshake to its end, over polling, over a WebSocket, or over one
+//! and then the other.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    },
+};
+
+use governor::DefaultDirectRateLimiter;
+use parking_lot::Mutex;
+use partyline_shared::wire::CloseCode;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{
+    lane,
+    late::Late,
+    packet::{Packet, Violation},
+    voice::Voice,
+};
+use crate::{
+    clock,
+    encode::Frame,
+    metrics,
+    server::Gateway,
+    session::{
+        conn::{Conn, Remote},
+        life,
+        pipe::Pipe,
+    },
+    ws::task::limiter,
+};
+
+/// What a session's packets go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    Polling,
+    /// A WebSocket is there and has not proved that it works.
+    Probing,
+    /// It works, and the client ends its polling.
+    Upgrading,
+    WebSocket,
+}
+
+/// What is to be done, one after the other.
+#[derive(Debug)]
+pub enum Turn {
+    /// The JSON that a client authenticates with.
+    Connect {
+        namespace: String,
+        auth: Option<String>,
+    },
+    /// An event's JSON, and the number of the callback that waits for an answer.
+    Event {
+        id: Option<u64>,
+        json: String,
+    },
+    Disconnect,
+}
+
+/// Who is behind a session.
+#[derive(Debug)]
+pub enum Who {
+    /// Nobody has said yet; a token may have come with the handshake.
+    Stranger {
+        bearer: Option<String>,
+    },
+    Known(Arc<Conn>),
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    turns: VecDeque<Turn>,
+    /// Somebody works through them.
+    busy: bool,
+}
+
+/// One session.
+pub struct Session {
+    /// Its name in every request: a secret between the client and this node.
+    pub sid: Uuid,
+    /// Spreads pings over time.
+    pub number: u32,
+    /// Node seconds.
+    pub born: u32,
+    pub pipe: Pipe<Late>,
+    pub voice: Mutex<Voice>,
+    pub who: Mutex<Who>,
+    stage: AtomicU8,
+    frames: Option<DefaultDirectRateLimiter>,
+    lane: Mutex<Lane>,
+    /// Nothing is left to do.
+    idle: Notify,
+    /// A request waits for packets.
+    pub polled: AtomicBool,
+    /// A request brings packets.
+    pub posted: AtomicBool,
+    /// Whoever polls shall answer now.
+    pub poll_ends: Notify,
+    /// Since when the sweeper has seen it closing, in node seconds; 0 if it has not.
+    pub closing_since: AtomicU32,
+}
+
+impl fmt::Debug for Session {
+    /// Without its name, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("number", &self.number).field("stage", &self.stage()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn new(gateway: &Gateway, number: u32, bearer: Option<String>) -> Self {
+        let limits = &gateway.chat.config.limits;
+        Self {
+            sid: Uuid::new_v4(),
+            number,
+            born: clock::seconds(),
+            pipe: Pipe::new(Late::default(), limits.outbound_queue_bytes),
+            voice: Mutex::default(),
+            who: Mutex::new(Who::Stranger { bearer }),
+            stage: AtomicU8::new(Stage::Polling as u8),
+            frames: limiter(limits.frames_per_second),
+            lane: Mutex::default(),
+            idle: Notify::new(),
+            polled: AtomicBool::new(false),
+            posted: AtomicBool::new(false),
+            poll_ends: Notify::new(),
+            closing_since: AtomicU32::new(0),
+        }
+    }
+
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Polling,
+            1 => Stage::Probing,
+            2 => Stage::Upgrading,
+            _ => Stage::WebSocket,
+        }
+    }
+
+    /// Goes from one stage to another; false if it was in a third.
+    pub fn advance(&self, from: Stage, to: Stage) -> bool {
+        self.stage.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether the client may send a packet now.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        self.frames.as_ref().is_none_or(|frames| frames.check().is_ok())
+    }
+
+    /// Takes a packet of the client's.
+    pub fn accept(self: &Arc<Self>, gateway: &Arc<Gateway>, text: &str) {
+        let turn = match Packet::parse(text) {
+            Ok(Packet::Pong | Packet::Nothing) => return,
+            Ok(Packet::Close) => return self.hang_up(gateway),
+            Ok(Packet::Connect { namespace, auth }) => {
+                Turn::Connect { namespace: namespace.to_owned(), auth: auth.map(Into::into) }
+            }
+            Ok(Packet::Event { id, json }) => Turn::Event { id, json: json.to_owned() },
+            Ok(Packet::Disconnect) => Turn::Disconnect,
+            Err(violation) => return self.break_off(violation),
+        };
+        let mut lane = self.lane.lock();
+        lane.turns.push_back(turn);
+        if !std::mem::replace(&mut lane.busy, true) {
+            tokio::spawn(lane::run(gateway.clone(), self.clone()));
+        }
+    }
+
+    /// The next thing to do; none ends the work.
+    pub(super) fn next_turn(&self) -> Option<Turn> {
+        let mut lane = self.lane.lock();
+        if self.pipe.is_closing() {
+            lane.turns.clear();
+        }
+        let turn = lane.turns.pop_front();
+        if turn.is_none() {
+            // Memory of a burst is given back.
+            *lane = Lane::default();
+            drop(lane);
+            self.pipe.duty(true);
+            self.pipe.wake();
+            self.idle.notify_waiters();
+        }
+        turn
+    }
+
+    /// Whether everything that came is done.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.lane.lock().busy
+    }
+
+    /// Waits until everything that came is done.
+    pub async fn settled(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if self.is_idle() {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// The client broke the protocol.
+    pub fn break_off(&self, Violation(code): Violation) {
+        self.pipe.close(CloseCode::ProtocolError, Some(code), None);
+    }
+
+    /// The client is done.
+    pub fn hang_up(&self, gateway: &Arc<Gateway>) {
+        if !self.pipe.is_closing() {
+            metrics::closed_by_peer();
+        }
+        self.end(gateway);
+    }
+
+    /// The session is over.
+    pub fn end(&self, gateway: &Arc<Gateway>) {
+        self.pipe.mark_gone();
+        self.poll_ends.notify_waiters();
+        gateway.socketio.remove(self.sid);
+        self.leave(gateway);
+    }
+
+    /// Whoever is behind it leaves the chat; what is left to say may still be fetched.
+    pub fn leave(&self, gateway: &Arc<Gateway>) {
+        let who = std::mem::replace(&mut *self.who.lock(), Who::Gone);
+        if let Who::Known(conn) = who {
+            let gateway = gateway.clone();
+            tokio::spawn(async move { life::depart(&gateway, &conn).await });
+        }
+    }
+}
+
+impl Remote for Session {
+    fn send_all(&self, frames: &[Frame]) {
+        if self.pipe.is_closing() {
+            return;
+        }
+        let mut told = Vec::with_capacity(frames.len());
+        let mut voice = self.voice.lock();
+        for frame in frames {
+            voice.translate(frame, &mut told);
+        }
+        // While the voice is held: what was translated first is heard first.
+        self.pipe.send_all(&told);
+    }
+
+    fn ask_to_close(&self, code: CloseCode, retry_after_ms: Option<u64>) {
+        self.pipe.ask_to_close(code, retry_after_ms);
+        if self.is_idle() {
+            self.pipe.duty(true);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.pipe.is_closing()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.pipe.is_gone()
+    }
+
+    fn waiting(&self) -> Option<(usize, u64)> {
+        self.pipe.waiting()
+    }
+}
