@@ -34,6 +34,8 @@ export interface StackInfo {
   secret: string;
 }
 
+type UserType = "customer" | "vendor";
+
 export interface Person {
   userId: string;
   name: string;
@@ -66,6 +68,8 @@ export class Stack {
         PARTYLINE_PERSISTER_ADMIN_ADDR: `127.0.0.1:${persisterAdmin}`,
         PARTYLINE_JWT_SECRET: info.secret,
         PARTYLINE_MESSAGES_PER_MINUTE: "0",
+        // The client takes half of it for messages: a test that sends many waits for that, not for the gateway.
+        PARTYLINE_FRAMES_PER_SECOND: "200",
         PARTYLINE_DRAIN_SECONDS: "0",
       },
     });
@@ -118,12 +122,20 @@ export function gatewayPid({ dataDir }: StackInfo): number | undefined {
 }
 
 /** Somebody, signed in for an hour; somebody new unless the id is given. */
-export function person({ secret }: StackInfo, name: string, userType: "customer" | "vendor", userId = `${userType}-${randomBytes(6).toString("hex")}`): Person {
+export function person(stack: StackInfo, name: string, userType: UserType, userId = `${userType}-${randomBytes(6).toString("hex")}`): Person {
+  return { userId, name, token: signed(stack, { sub: userId, username: name, user_type: userType }, 3_600) };
+}
+
+/** Another token of somebody's, for so many seconds. */
+export function tokenOf(stack: StackInfo, { userId, name }: Person, seconds: number): string {
+  return signed(stack, { sub: userId, username: name, user_type: userId.split("-")[0] }, seconds);
+}
+
+function signed({ secret }: StackInfo, claims: object, seconds: number): string {
   const now = Math.floor(Date.now() / 1_000);
   const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const claims = { sub: userId, username: name, user_type: userType, iat: now, exp: now + 3_600 };
-  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
-  return { userId, name, token: `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}` };
+  const content = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ ...claims, iat: now, exp: now + seconds })}`;
+  return `${content}.${createHmac("sha256", secret).update(content).digest("base64url")}`;
 }
 
 /** Calls the REST part as somebody. */
