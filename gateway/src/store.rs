@@ -76,6 +76,11 @@ impl Store {
         self.away.load(Ordering::Acquire)
     }
 
+    /// The pool, unless Postgres is away: then nobody waits for it.
+    fn there(&self) -> sqlx::Result<&PgPool> {
+        if self.is_away() { Err(sqlx::Error::PoolTimedOut) } else { Ok(&self.pool) }
+    }
+
     /// Postgres did not answer: it counts as away until it does.
     pub fn missed(&self) {
         if self.away.swap(true, Ordering::AcqRel) {

@@ -43,7 +43,8 @@ impl Store {
         let conversations: Vec<Uuid> = keys.iter().map(|(conversation, _, _)| conversation.0).collect();
         let senders: Vec<&str> = keys.iter().map(|(_, sender, _)| sender.as_str()).collect();
         let clients: Vec<Uuid> = keys.iter().map(|(_, _, client)| client.0).collect();
-        let rows = sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients).fetch_all(&self.pool).await?;
+        let rows =
+            sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients).fetch_all(self.there()?).await?;
         rows.iter()
             .map(|row| {
                 let Some(seq) = row.try_get::<Option<i64>, _>("seq")? else { return Ok(None) };
@@ -61,7 +62,7 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn message(&self, conversation: ConversationId, seq: Seq) -> sqlx::Result<Option<HistoryMessage>> {
-        sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq)).fetch_optional(&self.pool).await
+        sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq)).fetch_optional(self.there()?).await
     }
 
     /// The newest messages, or those before a place; oldest first.
@@ -79,7 +80,7 @@ impl Store {
             .bind(before.map_or(i64::MAX, row::bigint))
             // One more tells the first one's predecessor.
             .bind(i64::from(limit) + 1)
-            .fetch_all(&self.pool)
+            .fetch_all(self.there()?)
             .await?;
         found.reverse();
         let extra = found.len() > limit as usize;
@@ -104,7 +105,7 @@ impl Store {
             .bind(conversation.0)
             .bind(row::bigint(after))
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(self.there()?)
             .await?;
         chain(&mut found);
         found.retain(|message| message.seq > after);
@@ -125,7 +126,7 @@ impl Store {
             .bind(conversation.0)
             .bind(row::bigint(after))
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(self.there()?)
             .await
     }
 
@@ -143,7 +144,7 @@ impl Store {
             .bind(conversations)
             .bind(markers)
             .bind(i64::from(UNREAD_MAX))
-            .fetch_all(&self.pool)
+            .fetch_all(self.there()?)
             .await?;
         rows.iter()
             .map(|row| {
