@@ -5,9 +5,9 @@ import type { Person } from "./stack.ts";
 
 let script: Promise<string> | undefined;
 
-/** A module of this folder with all that it imports, as a browser takes it. */
-export async function bundle(input: string): Promise<string> {
-  const build = await rolldown({ input, platform: "browser", resolve: { conditionNames: ["@partyline/source", "import", "browser", "default"] } });
+/** A module with all that it imports, as a browser takes it; packages of the workspace from their sources. */
+export async function bundle(input: string, conditions = ["@partyline/source"]): Promise<string> {
+  const build = await rolldown({ input, platform: "browser", resolve: { conditionNames: [...conditions, "import", "browser", "default"] } });
   const { output } = await build.generate({ format: "esm" });
   await build.close();
   return output[0].code;
@@ -30,11 +30,16 @@ export interface ClientOptions {
 export class ClientWindow {
   /** What was opened to the gateway, from the first on. */
   readonly sockets: WebSocket[] = [];
+  /** What came from the gateway. */
+  readonly frames: string[] = [];
   /** What went wrong in the page's own code. */
   readonly problems: string[] = [];
 
   private constructor(readonly page: Page) {
-    page.on("websocket", (socket) => this.sockets.push(socket));
+    page.on("websocket", (socket) => {
+      this.sockets.push(socket);
+      socket.on("framereceived", ({ payload }) => this.frames.push(payload.toString()));
+    });
     page.on("pageerror", (error) => this.problems.push(String(error)));
   }
 

