@@ -31,8 +31,18 @@ export default defineConfig({
   plugins: [contentSecurityPolicy],
   // Packages of the workspace are taken from their sources, without a build.
   resolve: { conditions: ["@partyline/source", ...defaultClientConditions] },
-  // `light-dark()` is to stay what it is: the parts follow the colour scheme of their place, not the page's alone.
-  build: { target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: false },
+  build: {
+    target: "es2022",
+    // `light-dark()` is to stay what it is: the parts follow the colour scheme of their place, not the page's alone.
+    cssTarget: ["chrome123", "firefox120", "safari17.5"],
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: false,
+    rolldownOptions: {
+      // "use client" is for those who render on a server.
+      onLog: (level, log, handle) => log.code !== "MODULE_LEVEL_DIRECTIVE" && handle(level, log),
+    },
+  },
   server: {
     proxy: {
       "/ws": { target: gateway, ws: true, changeOrigin: true, rewriteWsOrigin: true },

@@ -32,11 +32,20 @@ function DemoPage({ as, leave }: { as: string; leave(): void }) {
   }, []);
   if (!people) return null;
   const shown = as === BOTH ? ["customer", "vendor"].flatMap((type) => people.find(({ user_type }) => user_type === type) ?? []) : [];
-  if (shown.length === 0) return <main className="page">{<Demo userId={as} people={people} leave={leave} isAlone />}</main>;
+  if (shown.length === 0) {
+    return (
+      <main className="page">
+        <Demo userId={as} people={people} leave={leave} isAlone />
+      </main>
+    );
+  }
   return (
     <main className="page pair-page">
-      {shown.map(({ user_id, username }) => (
-        <section key={user_id} aria-label={username}>
+      {shown.map(({ user_id, username, user_type }) => (
+        <section key={user_id} className="pair-half" aria-label={username}>
+          <h2>
+            {username} <span className="pl-tag">{user_type}</span>
+          </h2>
           <Demo userId={user_id} people={people} leave={leave} />
         </section>
       ))}

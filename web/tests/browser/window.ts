@@ -10,6 +10,8 @@ export function launch(): Promise<Browser> {
 export interface WindowOptions extends BrowserContextOptions {
   /** Who is signed in; nobody unless given. */
   person?: Person;
+  /** A demo person, or `both`, in the address. */
+  as?: string;
   /** The conversation that is open from the start. */
   conversation?: string;
 }
@@ -25,11 +27,11 @@ export class ChatWindow {
     page.on("console", (line) => line.type() === "error" && !/net::ERR_|WebSocket connection/.test(line.text()) && this.problems.push(line.text()));
   }
 
-  static async open(browser: Browser, url: string, { person, conversation, ...options }: WindowOptions = {}): Promise<ChatWindow> {
+  static async open(browser: Browser, url: string, { person, as, conversation, ...options }: WindowOptions = {}): Promise<ChatWindow> {
     const context = await browser.newContext({ locale: "en-GB", ...options });
     if (person) await context.addInitScript((token) => sessionStorage.setItem("partyline.token", token), person.token);
     const window = new ChatWindow(await context.newPage());
-    await window.page.goto(`${url}/${conversation === undefined ? "" : `#/${conversation}`}`);
+    await window.page.goto(`${url}/${as === undefined ? "" : `?as=${as}`}${conversation === undefined ? "" : `#/${conversation}`}`);
     return window;
   }
 

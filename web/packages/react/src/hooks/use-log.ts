@@ -1,4 +1,4 @@
-import { useVirtualizer } from "@tanstack/react-virtual";
+import { defaultRangeExtractor, type Range, useVirtualizer } from "@tanstack/react-virtual";
 import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Row } from "../rows.ts";
 
@@ -19,10 +19,12 @@ export interface LogOptions {
   loadOlder(): Promise<void>;
   /** The end is in sight. */
   onSeen(): void;
+  /** The row that has the focus: it is drawn wherever it is. */
+  pinned: string | undefined;
 }
 
 /** What is drawn of a long log, and where it is scrolled to: it stays at its end if it is there, else where it is. */
-export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen }: LogOptions) {
+export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned }: LogOptions) {
   const [isAtEnd, setIsAtEnd] = useState(true);
   const [olderFailed, setOlderFailed] = useState(false);
   const atEnd = useRef(true);
@@ -37,6 +39,14 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
     followOnAppend: true,
     scrollEndThreshold: NEAR_END_PX,
     overscan: OVERSCAN,
+    rangeExtractor: useCallback(
+      (range: Range) => {
+        const drawn = defaultRangeExtractor(range);
+        const index = pinned === undefined ? -1 : rows.findIndex(({ key }) => key === pinned);
+        return index < 0 || drawn.includes(index) ? drawn : [...drawn, index].sort((a, b) => a - b);
+      },
+      [rows, pinned],
+    ),
     paddingStart: TOP_PX,
     paddingEnd: BOTTOM_PX,
     directDomUpdates: true,

@@ -33,7 +33,7 @@ export function Bubble({ id, message, answers }: BubbleProps) {
   const { message_type: type } = message;
   const Body = own[type] ?? STANDARD[type] ?? (type === "text" || type === "system" ? undefined : OtherCard);
   return (
-    <div className="pl-bubble" id={id}>
+    <div className="pl-bubble" id={id} data-card={Body !== undefined || undefined}>
       {answers && (
         <p className="pl-answers" dir="auto">
           {answers.deleted_at ? words.deleted : answers.content}

@@ -13,6 +13,8 @@ export interface CardProps {
 export function QuoteCard({ message: { content, metadata } }: CardProps) {
   const { words, formats } = useLanguage();
   const { title, amount, currency, valid_until, items } = quoteOf(metadata);
+  // What a quote says in words is often just what the card shows.
+  const hasMore = content !== "" && !(title !== undefined && amount !== undefined && content.startsWith(title));
   return (
     <Card kind="quote" icon="quote" label={words.quote} title={title}>
       {items && (
@@ -25,7 +27,7 @@ export function QuoteCard({ message: { content, metadata } }: CardProps) {
           ))}
         </ul>
       )}
-      {content !== "" && <MessageText content={content} />}
+      {hasMore && <MessageText content={content} />}
       {amount !== undefined && (
         <p className="pl-card-sum">
           {items && <span>{words.total}</span>}
@@ -97,7 +99,11 @@ function Card({ kind, label, icon, title, status, statusText, children }: FrameP
   return (
     <div className="pl-card" data-kind={kind}>
       <p className="pl-card-head">
-        {icon && <Icon name={icon} />}
+        {icon && (
+          <span className="pl-card-icon">
+            <Icon name={icon} />
+          </span>
+        )}
         <span className="pl-card-label">{label}</span>
         {statusText && (
           <span className="pl-tag" data-status={status}>

@@ -27,9 +27,10 @@ export const MessageList = memo(function MessageList(props: MessageListProps) {
   const scroller = useRef<HTMLDivElement>(null);
   const [maker] = useState(() => new Rows());
   const rows = useMemo(() => maker.of({ messages, hasOlder, markers, readUpTo }), [maker, messages, hasOlder, markers, readUpTo]);
-  const { virtualizer, isAtEnd, unseen, olderFailed, settle, toEnd, tryOlder } = useLog(scroller, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen });
   const [open, setOpen] = useState<string>();
   const [current, setCurrent] = useState<string>();
+  const log = useLog(scroller, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned: current });
+  const { virtualizer, isAtEnd, unseen, olderFailed, settle, toEnd, tryOlder } = log;
   const { actions: given } = props;
   const actions = useMemo(() => ({ ...given, toggle: setOpen }), [given]);
 

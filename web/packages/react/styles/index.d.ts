@@ -1,0 +1,2 @@
+/** Nothing is exported: the import is for its styles. */
+export {};
