@@ -89,7 +89,8 @@ fn compose_sets_what_the_programs_know() {
     for (service, program) in [("gateway-1", "gateway"), ("gateway-2", "gateway"), ("persister", "persister")] {
         let service = &compose["services"][service];
         let help = Command::new(binary(program).unwrap()).arg("--help").output().unwrap();
-        let help = String::from_utf8(help.stdout).unwrap();
+        // clap may break the lines.
+        let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
         let environment = &service["environment"];
         for name in keys(environment) {
             let told = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
