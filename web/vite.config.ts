@@ -31,7 +31,8 @@ export default defineConfig({
   plugins: [contentSecurityPolicy],
   // Packages of the workspace are taken from their sources, without a build.
   resolve: { conditions: ["@partyline/source", ...defaultClientConditions] },
-  build: { target: "es2022", assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: false },
+  // `light-dark()` is to stay what it is: the parts follow the colour scheme of their place, not the page's alone.
+  build: { target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: false },
   server: {
     proxy: {
       "/ws": { target: gateway, ws: true, changeOrigin: true, rewriteWsOrigin: true },

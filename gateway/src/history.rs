@@ -101,6 +101,9 @@ pub async fn page(
     range: Range,
     limit: u32,
 ) -> Result<Page, Refusal> {
+    if store.is_away() {
+        return Err(Refusal::unavailable("the database"));
+    }
     // The tail's floor is read before Postgres, which therefore holds everything up to it.
     let tail = Tail::read(log, conversation, range, limit as usize + 1).await?;
     // One more tells whether there are others, and the first one's predecessor.

@@ -2,10 +2,12 @@
 
 use partyline_gateway::{config::Config, metrics, server};
 use partyline_shared::{settings, shutdown, telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> anyhow::Result<()> {
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
+    allow_descriptors(config.limits.max_connections);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
@@ -17,4 +19,16 @@ fn main() -> anyhow::Result<()> {
         tracing::info!(http = %bound.http_addr()?, admin = %bound.admin_addr()?, "listening");
         bound.serve(shutdown).await
     })
+}
+
+/// A socket is a file: the usual soft limit of 1,024 would turn most people away.
+fn allow_descriptors(sockets: u32) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if allowed < u64::from(sockets) {
+        tracing::info!(allowed, sockets, "the limit of open files is below PARTYLINE_MAX_CONNECTIONS");
+    }
 }

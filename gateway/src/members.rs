@@ -68,6 +68,9 @@ impl Members {
     /// `not_found`, or `unavailable` if Postgres is away.
     pub async fn read(&self, conversation: ConversationId) -> Result<Arc<Membership>, Refusal> {
         let generation = self.generation.load(Ordering::Acquire);
+        if self.store.is_away() {
+            return Err(Refusal::unavailable("the database"));
+        }
         loop {
             let before = self.invalidations.load(Ordering::Acquire);
             let read = self.store.membership(conversation).await.map_err(|error| {

@@ -28,7 +28,7 @@ pub use self::{
 };
 
 /// How long a request waits for a free connection, or for Postgres to come back.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A statement that takes longer is given up: every query here is answered by an index.
 const STATEMENT_TIMEOUT_MS: &str = "10000";
 

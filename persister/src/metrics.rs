@@ -88,7 +88,11 @@ fn describe_servers() {
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "Bytes of a stream, of one copy");
     describe_gauge!(STREAM_REPLICAS, "Copies that a stream should have");
     describe_gauge!(STREAM_REPLICAS_CURRENT, "Copies of a stream that are up to date");
-    describe_gauge!(JETSTREAM_BYTES, Unit::Bytes, "What the account's streams take, by storage (file, memory)");
+    describe_gauge!(
+        JETSTREAM_BYTES,
+        Unit::Bytes,
+        "What the account's streams take, all copies, by storage (file, memory)"
+    );
     describe_gauge!(JETSTREAM_LIMIT, Unit::Bytes, "What they may take, by storage; infinite without a limit");
     describe_counter!(JETSTREAM_ERRORS, "Requests of this account that JetStream refused");
     describe_gauge!(POSTGRES_BYTES, Unit::Bytes, "Size of the database");

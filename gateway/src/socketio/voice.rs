@@ -212,7 +212,7 @@ mod tests {
         let id = ClientId::generate();
         let message = format!("{{\"type\":\"new_message\",\"client_id\":\"{id}\"}}");
         let bare = format!("42[\"new_message\",{{\"client_id\":\"{id}\"}}]");
-        assert_eq!(heard(&mut voice, &message), [bare.clone()]);
+        assert_eq!(heard(&mut voice, &message), std::slice::from_ref(&bare));
         voice.begin(reply(None, Some("17")), Some(id));
         voice.end();
         assert_eq!(

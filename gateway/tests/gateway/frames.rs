@@ -110,6 +110,27 @@ async fn too_many_frames_end_the_one_socket() {
 }
 
 #[tokio::test]
+async fn who_gives_no_sign_of_life_is_closed() {
+    let world = World::new().await;
+    let gateway = world.launch().env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "3");
+    let gateway = gateway.start().await.unwrap();
+    let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
+    // Bob's client answers pings while it reads; ann's is asleep.
+    let gone = "partyline_gateway_connections_closed_total{reason=\"idle_timeout\"}";
+    tokio::select! {
+        _ = bob.read() => panic!("nobody spoke"),
+        () = until("ann to be given up", async || world.metric(&gateway, gone).await == 1.0) => {}
+    }
+    // What lies in her kernel: pings, and the close frame.
+    let mut bytes = Vec::new();
+    ann.socket.get_mut().read_to_end(&mut bytes).await.unwrap();
+    let reason = br#"{"code":"idle_timeout"}"#;
+    let close = [&[0x88, 2 + u8::try_from(reason.len()).unwrap()], &4_000_u16.to_be_bytes()[..], reason].concat();
+    assert!(bytes.ends_with(&close), "{bytes:?}");
+    bob.caught_up().await;
+}
+
+#[tokio::test]
 async fn two_thousand_unfinished_handshakes_keep_nobody_out() {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, rustix::process::Rlimit { current: most, maximum: most }).unwrap();

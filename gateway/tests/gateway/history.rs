@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, World, messages_of, seq};
+use crate::support::{CONVERSATIONS, World, client_id, messages_of, seq, until};
 
 #[tokio::test]
 async fn what_is_acknowledged_is_in_the_next_page_without_a_persister() {
@@ -26,7 +26,7 @@ async fn what_is_acknowledged_is_in_the_next_page_without_a_persister() {
         ann.get("ack", json!({ "type": "delete_message", "conversation_id": chat, "seq": ack["seq"] })).await;
         assert_eq!(newest("content").await, "");
         assert!(newest("deleted_at").await.is_string());
-        let body = json!({ "client_id": crate::support::client_id(), "content": "by request" });
+        let body = json!({ "client_id": client_id(), "content": "by request" });
         let sent = world.post(&here, "ann", &path, body).await;
         assert_eq!(newest("seq").await, sent.body["seq"]);
     }
@@ -110,6 +110,50 @@ async fn every_page_reads_the_same_from_the_log_from_both_and_from_postgres() {
         }
         assert_eq!(walked, seqs, "{query}");
     }
+}
+
+#[tokio::test]
+async fn a_log_in_several_partitions_looks_like_one() {
+    let world = World::new().await;
+    let partitions = ("PARTYLINE_PARTITIONS", "3");
+    let gateway = world.launch().env(partitions.0, partitions.1).start().await.unwrap();
+    let mut ann = world.person(&gateway, "ann").await;
+    let mut chats = Vec::new();
+    for n in 0..12 {
+        let chat = world.group(&gateway, &["ann", "bob"]).await;
+        let mut seqs = Vec::new();
+        for turn in 0..3 {
+            seqs.push(seq(&ann.send(&chat, &format!("{n} {turn}")).await));
+        }
+        chats.push((chat, seqs));
+    }
+    let lists = async || {
+        let list = world.get(&gateway, "bob", CONVERSATIONS).await.body;
+        let shown = list["results"].as_array().unwrap().clone();
+        shown.iter().map(|it| (it["last_message"]["content"].clone(), it["unread_count"].clone())).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (0..12).rev().map(|n| (json!(format!("{n} 2")), json!(3))).collect();
+    assert_eq!(lists().await, expected);
+    let persister = world.env.persister().unwrap().env(partitions.0, partitions.1).start().await.unwrap();
+    let stored = async || {
+        let pool = world.env.pool().await.unwrap();
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM messages").fetch_one(&pool).await.unwrap()
+    };
+    until("Postgres to hold the messages", async || stored().await == 36).await;
+    assert_eq!(lists().await, expected);
+    drop(persister);
+    for (chat, seqs) in &chats {
+        let page = world.get(&gateway, "bob", &messages_of(chat)).await.body;
+        assert_eq!(&places(&page["results"]), seqs);
+        assert_eq!(ann.join_after(chat, seqs[0]).await["events"].as_array().unwrap().len(), 2);
+    }
+    let names = async_nats::jetstream::new(world.env.nats().await.unwrap());
+    let mut used = 0;
+    for partition in 0..3 {
+        let stream = names.get_stream(partyline_shared::subjects::log_stream(partition)).await.unwrap();
+        used += u32::from(stream.cached_info().state.messages > 0);
+    }
+    assert!(used > 1, "all twelve in one partition");
 }
 
 fn places(messages: &Value) -> Vec<u64> {

@@ -1,5 +1,8 @@
 //! Coming into conversations, and being sent out of them.
 
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::{CONVERSATIONS, World, message, messages_of, seq};
@@ -98,4 +101,19 @@ async fn groups_outlive_their_owners_and_pairs_stay_pairs() {
     let people = format!("{CONVERSATIONS}{pair}/participants/");
     assert_eq!(world.post(&gateway, "ann", &people, json!({ "user_id": "dan" })).await.code(), "conflict");
     assert_eq!(world.delete(&gateway, "ann", &format!("{people}bob/")).await.code(), "conflict");
+}
+
+#[tokio::test]
+async fn two_who_begin_to_talk_at_the_same_moment_have_one_conversation() {
+    let world = World::new().await;
+    let gateways = [world.gateway().await, world.gateway().await];
+    let create = async |n: usize| {
+        let (me, other) = if n % 4 < 2 { ("ann", "bob") } else { ("bob", "ann") };
+        world.post(&gateways[n % 2], me, CONVERSATIONS, json!({ "participant_ids": [other] })).await
+    };
+    let answers = join_all((0..12).map(create)).await;
+    let ids: BTreeSet<_> = answers.iter().map(|it| it.body["id"].as_str().unwrap()).collect();
+    let made = answers.iter().filter(|it| it.status == 201).count();
+    assert_eq!((ids.len(), made), (1, 1), "{answers:?}");
+    assert!(answers.iter().all(|it| matches!(it.status, 200 | 201)));
 }

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::error::Error as WsError;
 
 use crate::{
     person::{Person, connect, handshake},
-    support::{CONVERSATIONS, World, answer},
+    support::{CONVERSATIONS, World, answer, until},
 };
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn comes_in(gateway: &Process, token: &str) -> bool {
 #[tokio::test]
 async fn keys_of_every_kind_rotate_without_a_restart() {
     let world = World::new().await;
-    for (algorithm, name) in [(Algorithm::RS256, "RS256"), (Algorithm::ES256, "ES256"), (Algorithm::EdDSA, "EdDSA")] {
+    let rotate = async |algorithm: Algorithm, name: &str| {
         let (old, new) = (Key::new(algorithm, "old"), Key::new(algorithm, "new"));
         let path = world.env.dir().join(format!("{name}.json"));
         publish(&path, &[&old]);
@@ -135,14 +135,19 @@ async fn keys_of_every_kind_rotate_without_a_restart() {
 
         // A key that is withdrawn is of no use any more, within the time of a look at the file.
         publish(&path, &[&new]);
-        crate::support::until("the old key to be forgotten", async || {
+        until("the old key to be forgotten", async || {
             tokio::time::sleep(Duration::from_millis(100)).await;
             !comes_in(&gateway, &old.token()).await
         })
         .await;
         assert!(comes_in(&gateway, &new.token()).await, "{name}");
         socket.caught_up().await;
-    }
+    };
+    tokio::join!(
+        rotate(Algorithm::RS256, "RS256"),
+        rotate(Algorithm::ES256, "ES256"),
+        rotate(Algorithm::EdDSA, "EdDSA")
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { createHmac, randomBytes } from "node:crypto";
+import { createHmac, randomBytes, randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -142,6 +142,12 @@ export async function converse(stack: StackInfo, one: Person, other: Person): Pr
   await call(stack, other, "GET", "conversations/?limit=1");
   const { id } = await call<{ id: string }>(stack, one, "POST", "conversations/", { participant_ids: [other.userId], kind: "direct", title: null });
   return id;
+}
+
+/** Somebody says something, without a page. */
+export function say(stack: StackInfo, conversation: string, who: Person, content: string, more: object = {}): Promise<{ seq: number }> {
+  const message = { client_id: randomUUID(), content, message_type: "text", metadata: {}, ...more };
+  return call(stack, who, "POST", `conversations/${conversation}/messages/`, message);
 }
 
 export function required(name: string): string {

@@ -29,7 +29,7 @@ test("two people talk: stored, read, typing, online, as text and nothing else", 
   await expect.poll(() => vera.contents()).toEqual(["Is the 14th still free?"]);
   await expect.poll(() => casey.delivery("14th")).toBe("read");
   await expect.poll(() => casey.subtitle()).toBe("online");
-  expect(await casey.page.locator(".pane-header .dot").isVisible()).toBe(true);
+  expect(await casey.page.locator(".pl-thread .pl-dot").isVisible()).toBe(true);
 
   await vera.input.pressSequentially("It is, and");
   await expect.poll(() => casey.subtitle()).toBe("typing…");
@@ -42,7 +42,7 @@ test("two people talk: stored, read, typing, online, as text and nothing else", 
 
   await vera.close();
   await expect.poll(() => casey.subtitle()).toBe("last seen just now");
-  expect(await casey.page.locator(".pane-header .dot").isVisible()).toBe(false);
+  expect(await casey.page.locator(".pl-thread .pl-dot").isVisible()).toBe(false);
 });
 
 test("a reload shows what was said", async ({ open, couple: { customer, vendor, conversation } }) => {
@@ -75,8 +75,8 @@ test("what was said elsewhere counts as unread until it is opened, on every devi
     for (const window of [casey, tablet]) await expect.poll(() => window.unread("Victor")).toBe(String(index + 1));
   }
   expect(await casey.page.title()).toBe("(3) Partyline");
-  expect(await casey.item("Victor").locator(".preview").innerText()).toBe("Just asking");
-  expect(await casey.page.getByTestId("conversations").locator(".title").allTextContents()).toEqual(["Victor", "Vera"]);
+  expect(await casey.item("Victor").locator(".pl-preview").innerText()).toBe("Just asking");
+  expect(await casey.page.getByTestId("conversations").locator(".pl-title").allTextContents()).toEqual(["Victor", "Vera"]);
   await casey.page.reload();
   await expect.poll(() => casey.unread("Victor")).toBe("3");
 
@@ -96,13 +96,13 @@ test("a message is edited and deleted, for both and after a reload", async ({ op
   const vera = await open({ person: vendor, conversation });
   await casey.send("Friday at nine");
   await casey.send("Or never");
-  await expect.poll(() => casey.delivery("Or never")).toMatch(/sent|read/);
+  await expect.poll(() => casey.delivery("Or never")).toMatch(/sent|delivered|read/);
 
   await casey.row("Friday at nine").getByRole("button", { name: "Edit or delete" }).click();
   await casey.row("Friday at nine").getByRole("button", { name: "Edit", exact: true }).click();
   await casey.send("Friday at ten");
   await expect.poll(() => vera.contents()).toEqual(["Friday at ten", "Or never"]);
-  expect(await vera.row("Friday at ten").locator(".edited").isVisible()).toBe(true);
+  expect(await vera.row("Friday at ten").locator(".pl-edited").isVisible()).toBe(true);
 
   await casey.row("Or never").getByRole("button", { name: "Edit or delete" }).click();
   await casey.row("Or never").getByRole("button", { name: "Delete", exact: true }).click();

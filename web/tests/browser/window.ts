@@ -37,18 +37,42 @@ export class ChatWindow {
     return this.page.context().close();
   }
 
-  /** What the messages of the log say, in order. */
+  /** What the messages of the log say, in order: those that are drawn, which are all near to what is in sight. */
   contents(): Promise<string[]> {
-    return this.page.locator(".row .content").allTextContents();
+    return this.page.locator(".pl-message .pl-content").allTextContents();
+  }
+
+  /** What all messages of the conversation say, in order: scrolls up to its beginning. */
+  async history(): Promise<string[]> {
+    const log = this.page.getByTestId("log");
+    return log.evaluate(async (element) => {
+      const found = new Map<number, string>();
+      const collect = () => {
+        for (const message of element.querySelectorAll<HTMLElement>(".pl-message[data-seq]")) {
+          found.set(Number(message.dataset.seq), message.querySelector(".pl-content")?.textContent ?? "");
+        }
+      };
+      const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+      element.scrollTop = element.scrollHeight;
+      const isBegun = () => element.scrollTop === 0 && element.querySelector(".pl-log-top")?.textContent === "The conversation begins here.";
+      for (let count = 0; count === 0 || !isBegun(); count++) {
+        element.scrollTop -= element.clientHeight;
+        await frame();
+        await frame();
+        collect();
+      }
+      element.scrollTop = element.scrollHeight;
+      return [...found].sort(([a], [b]) => a - b).map(([, text]) => text);
+    });
   }
 
   row(content: string): Locator {
-    return this.page.locator(".row", { hasText: content });
+    return this.page.locator(".pl-row", { hasText: content });
   }
 
-  /** What is told of a message of one's own: "Sending…", "Sent", "Read". */
+  /** How far a message of one's own is: "sending", "failed", "sent", "delivered", "read". */
   delivery(content: string): Promise<string | null> {
-    return this.row(content).getAttribute("data-delivery");
+    return this.row(content).locator(".pl-message").getAttribute("data-delivery");
   }
 
   get input(): Locator {
@@ -76,6 +100,6 @@ export class ChatWindow {
 
   /** How many messages of it are unread; empty for none. */
   async unread(title: string): Promise<string> {
-    return (await this.item(title).locator(".badge:visible").allTextContents()).join();
+    return (await this.item(title).locator('.pl-badge > [aria-hidden="true"]').allTextContents()).join();
   }
 }

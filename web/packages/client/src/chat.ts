@@ -1,13 +1,13 @@
 import { Api } from "./api.ts";
-import { Connection, type ConnectionState, type TokenProvider, type Wire } from "./connection.ts";
-import { Conversation, type Shared } from "./conversation.ts";
+import { Connection, type ConnectionState, type TokenProvider } from "./connection.ts";
+import { Conversation } from "./conversation.ts";
 import { Refusal } from "./errors.ts";
 import { Conversations } from "./list.ts";
 import { Outbox, type Queue } from "./outbox.ts";
 import { Observable } from "./store.ts";
 import { watchSurroundings } from "./surroundings.ts";
 import { type Dial, webSocketDial } from "./transport.ts";
-import type { Command, ConversationUpdated, Limits, LogEvent, Reply, ServerFrame, User, Welcome } from "./wire.ts";
+import type { Command, ConversationUpdated, Limits, LogEvent, ServerFrame, User, Welcome } from "./wire.ts";
 
 export interface ChatOptions {
   /** Where the gateway is: `https://chat.example.com/`; in a page also relative to it. */
@@ -51,13 +51,19 @@ export function createChat(options: ChatOptions): Chat {
 export class Chat extends Observable<ChatSnapshot> {
   /** My conversations. */
   readonly conversations: Conversations;
-  readonly #connection: Connection;
-  readonly #api: Api;
-  readonly #outbox: Outbox;
-  readonly #shared: Shared;
+  /** @internal */
+  readonly connection: Connection;
+  /** @internal */
+  readonly api: Api;
+  /** @internal */
+  readonly outbox: Outbox;
+  /** @internal */
+  readonly historyLimit: number;
+  /** @internal Who I am: `NOBODY` before the first connection. */
+  me = NOBODY;
   readonly #opened = new Map<string, Conversation>();
   readonly #listeners = new Set<(frame: ServerFrame) => void>();
-  #me = NOBODY;
+  readonly #onWait: ChatOptions["onWait"];
   #limits: Limits | undefined;
   #ignoreSurroundings = () => {};
 
@@ -66,17 +72,20 @@ export class Chat extends Observable<ChatSnapshot> {
     const base = baseOf(url);
     const socketUrl = new URL("ws", base);
     socketUrl.protocol = socketUrl.protocol.replace("http", "ws");
-    const api = new Api(new URL("chat/api/", base).href, token);
-    const connection = new Connection({
+    this.historyLimit = historyLimit;
+    this.#onWait = onWait;
+    this.api = new Api(new URL("chat/api/", base).href, token);
+    this.conversations = new Conversations(this.api, () => this.me.user_id, () => this.#opened.values());
+    this.connection = new Connection({
       dial: transport(socketUrl.href),
       token,
-      isAccepted: (it) => api.isAccepted(it),
+      isAccepted: (it) => this.api.isAccepted(it),
       onState: (state) => this.#stateChanged(state),
       onWelcome: (welcome) => this.#welcomed(welcome),
       onFrame: (frame) => this.#handle(frame),
     });
-    const outbox = new Outbox({
-      connection,
+    this.outbox = new Outbox({
+      connection: this.connection,
       queue,
       framesPerSecond: () => this.#limits?.frames_per_second ?? 0,
       onChange: (id) => {
@@ -85,30 +94,13 @@ export class Chat extends Observable<ChatSnapshot> {
       },
       onSent: (sent, ack) => this.#opened.get(sent.message.conversation_id)?.acked(sent, ack),
     });
-    const me = () => this.#me;
-    this.conversations = new Conversations(api, () => me().user_id, () => this.#opened.values());
-    this.#connection = connection;
-    this.#api = api;
-    this.#outbox = outbox;
-    this.#shared = {
-      get me() {
-        return me();
-      },
-      api,
-      outbox,
-      connection,
-      conversations: this.conversations,
-      historyLimit,
-      insist: (command) => insist(connection, command, onWait),
-      onLeft: (conversation) => this.#keep(conversation),
-    };
   }
 
   /** Connects, and stays connected until `close`; also again, after it ended. */
   readonly connect = (): void => {
     this.#ignoreSurroundings();
     this.#ignoreSurroundings = watchSurroundings(() => this.wake());
-    this.#connection.start();
+    this.connection.start();
   };
 
   /** Ends everything: the chat can't be used any more. Messages that wait are lost, unless a queue keeps them. */
@@ -116,18 +108,18 @@ export class Chat extends Observable<ChatSnapshot> {
     this.#ignoreSurroundings();
     for (const conversation of this.#opened.values()) conversation.close();
     this.conversations.stop();
-    this.#connection.stop();
-    this.#outbox.stop();
+    this.connection.stop();
+    this.outbox.stop();
   };
 
   /** There may be a network again: tries now, unless the server asked to wait. Browsers' own signs are seen to. */
-  readonly wake = (): void => this.#connection.wake();
+  readonly wake = (): void => this.connection.wake();
 
   /** A conversation, always the same object for the same id. It is joined while somebody watches it. */
   readonly conversation = (id: string): Conversation => {
     const held = this.#opened.get(id);
     if (held) return held;
-    const conversation = new Conversation(id, this.#shared);
+    const conversation = new Conversation(id, this);
     this.#opened.set(id, conversation);
     return conversation;
   };
@@ -149,13 +141,36 @@ export class Chat extends Observable<ChatSnapshot> {
   };
 
   protected makeSnapshot(): ChatSnapshot {
-    return { connection: this.#connection.state, me: this.#me === NOBODY ? undefined : this.#me, limits: this.#limits, pending: this.#outbox.pending };
+    return { connection: this.connection.state, me: this.me === NOBODY ? undefined : this.me, limits: this.#limits, pending: this.outbox.pending };
   }
 
   async #start(participantIds: string[], kind: "direct" | "group", title: string | null): Promise<string> {
-    const conversation = await this.#api.create(participantIds, kind, title);
+    const conversation = await this.api.create(participantIds, kind, title);
     this.conversations.put(conversation);
     return conversation.id;
+  }
+
+  /** @internal Sends an edit or a deletion; again, when the server says when. */
+  async insist(command: Command): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.connection.request(command);
+        return;
+      } catch (error) {
+        if (attempt === ATTEMPTS || !(error instanceof Refusal) || error.retryAfterMs === undefined) throw error;
+        const delay = error.retryAfterMs;
+        this.#onWait?.(error, Date.now() + delay);
+        await new Promise((resolve) => setTimeout(resolve, delay));
+      }
+    }
+  }
+
+  /** @internal Of those that nobody watches only the last ones keep what they hold. */
+  onLeft(left: Conversation): void {
+    this.#opened.delete(left.id);
+    this.#opened.set(left.id, left);
+    const unwatched = [...this.#opened.values()].filter(({ isJoined }) => !isJoined);
+    for (const conversation of unwatched.slice(0, -KEPT)) conversation.forget();
   }
 
   #stateChanged(state: ConnectionState): void {
@@ -164,11 +179,11 @@ export class Chat extends Observable<ChatSnapshot> {
   }
 
   #welcomed({ user, limits }: Welcome): void {
-    this.#me = user;
+    this.me = user;
     this.#limits = limits;
     // First what others said, then what is still to be said.
     for (const conversation of this.#opened.values()) conversation.connected();
-    this.#outbox.pump();
+    this.outbox.connected();
     void this.conversations.load();
     this.changed();
   }
@@ -200,28 +215,6 @@ export class Chat extends Observable<ChatSnapshot> {
     if (!isOpen || frame.reason === "added" || frame.reason === "removed") this.conversations.update(frame);
     // It may have been refused until now.
     if (isOpen && frame.reason === "added") conversation?.added();
-  }
-
-  /** Of those that nobody watches only the last ones keep what they hold. */
-  #keep(left: Conversation): void {
-    this.#opened.delete(left.id);
-    this.#opened.set(left.id, left);
-    const unwatched = [...this.#opened.values()].filter(({ isJoined }) => !isJoined);
-    for (const conversation of unwatched.slice(0, -KEPT)) conversation.forget();
-  }
-}
-
-/** Asks again when the server says when. */
-async function insist(connection: Wire, command: Command, onWait: ChatOptions["onWait"]): Promise<Reply> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await connection.request(command);
-    } catch (error) {
-      if (attempt === ATTEMPTS || !(error instanceof Refusal) || error.retryAfterMs === undefined) throw error;
-      const delay = error.retryAfterMs;
-      onWait?.(error, Date.now() + delay);
-      await new Promise((resolve) => setTimeout(resolve, delay));
-    }
   }
 }
 

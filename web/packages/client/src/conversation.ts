@@ -2,7 +2,7 @@ import type { Api } from "./api.ts";
 import type { Wire } from "./connection.ts";
 import { Refusal } from "./errors.ts";
 import { Joining, type Phase } from "./joining.ts";
-import { type Conversations, type Followed, withLast } from "./list.ts";
+import { type Conversations, withLast } from "./list.ts";
 import { Members } from "./members.ts";
 import { asMessage, type ChatMessage, logged, onItsWay } from "./message.ts";
 import type { Outbox, Outgoing } from "./outbox.ts";
@@ -12,7 +12,7 @@ import { Observable } from "./store.ts";
 import { Timeline } from "./timeline.ts";
 import { TypingState, type TypingUser } from "./typing.ts";
 import { uuidv7 } from "./uuid.ts";
-import type { Command, Joined, LogEvent, MessageType, Participant, Presence, Reply, SendAck, Typing, User } from "./wire.ts";
+import type { Command, Joined, LogEvent, MessageType, Participant, Presence, SendAck, Typing, User } from "./wire.ts";
 
 /** One conversation as it is shown. */
 export interface ConversationSnapshot {
@@ -56,7 +56,7 @@ export interface Shared {
   readonly conversations: Pick<Conversations, "get" | "follow">;
   readonly historyLimit: number;
   /** Sends an edit or a deletion, again if it has to wait. */
-  insist(command: Command): Promise<Reply>;
+  insist(command: Command): Promise<void>;
   onLeft(conversation: Conversation): void;
 }
 
@@ -64,7 +64,7 @@ export interface Shared {
  * One conversation. It is joined while somebody watches it, over every reconnect, and brought up to date whenever
  * something is missing; messages can be sent either way.
  */
-export class Conversation extends Observable<ConversationSnapshot> implements Followed {
+export class Conversation extends Observable<ConversationSnapshot> {
   readonly id: string;
   readonly #chat: Shared;
   readonly #timeline: Timeline;
@@ -108,13 +108,13 @@ export class Conversation extends Observable<ConversationSnapshot> implements Fo
   readonly discard = (clientId: string): void => this.#chat.outbox.discard(clientId);
 
   /** Replaces the content of a message of mine. Rejects with `Refusal` or `Disconnected`. */
-  async edit(seq: number, content: string): Promise<void> {
-    await this.#chat.insist({ type: "edit_message", conversation_id: this.id, seq, content });
+  edit(seq: number, content: string): Promise<void> {
+    return this.#chat.insist({ type: "edit_message", conversation_id: this.id, seq, content });
   }
 
   /** Takes a message of mine back, for everybody. Rejects with `Refusal` or `Disconnected`. */
-  async delete(seq: number): Promise<void> {
-    await this.#chat.insist({ type: "delete_message", conversation_id: this.id, seq });
+  delete(seq: number): Promise<void> {
+    return this.#chat.insist({ type: "delete_message", conversation_id: this.id, seq });
   }
 
   /** Asks for the page before the first message; nothing if there is none. Rejects with `Refusal` or `Disconnected`. */

@@ -12,7 +12,7 @@ export class Refusal extends Error {
 
   /** Whether the same request may succeed later. */
   get isTemporary(): boolean {
-    return this.code === "rate_limited" || this.code === "unavailable" || this.code === "internal";
+    return ["rate_limited", "unavailable", "internal"].includes(this.code);
   }
 }
 

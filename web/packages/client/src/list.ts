@@ -171,6 +171,6 @@ export function withLast(entry: ListedConversation, message: Message | null | un
   return { last_message: message, ...(message.seq > seq && { updated_at: message.created_at }) };
 }
 
-function activity({ updated_at, last_message, created_at }: ListedConversation): number {
-  return Date.parse(updated_at ?? last_message?.created_at ?? created_at);
+function activity({ updated_at }: ListedConversation): number {
+  return Date.parse(updated_at);
 }

@@ -14,7 +14,7 @@ export interface QueuedMessage {
 
 /** Keeps unsent messages beyond the end of the page: see `@partyline/client/indexeddb`. */
 export interface Queue {
-  /** What earlier pages left unsent, oldest first; from then on it belongs to this page. */
+  /** What pages that are gone left unsent, oldest first; from then on it belongs to this page. May be asked again. */
   load(): Promise<QueuedMessage[]>;
   /** Keeps a message, or what became of it. */
   put(message: QueuedMessage): Promise<void>;
@@ -64,7 +64,7 @@ export class Outbox {
 
   constructor(options: OutboxOptions) {
     this.#options = options;
-    if (options.queue) void this.#load(options.queue);
+    void this.#load();
   }
 
   /** How many wait to be sent. */
@@ -84,7 +84,7 @@ export class Outbox {
     ack.catch(() => undefined);
     this.#keep({ message, created_at });
     this.#options.onChange(message.conversation_id);
-    this.pump();
+    this.#pump();
     return ack;
   }
 
@@ -118,8 +118,13 @@ export class Outbox {
     this.#options.queue?.close();
   }
 
-  /** There is a connection: sends what waits. */
-  pump(): void {
+  /** There is a connection: sends what waits, and what other pages left meanwhile. */
+  connected(): void {
+    void this.#load();
+    this.#pump();
+  }
+
+  #pump(): void {
     if (this.#inFlight || this.#timer !== undefined || this.#isLoading || this.#isStopped) return;
     const entry = this.#entries.find(({ state }) => state === "sending");
     if (!entry) return;
@@ -130,7 +135,9 @@ export class Outbox {
     else void this.#send(entry);
   }
 
-  async #load(queue: Queue): Promise<void> {
+  async #load(): Promise<void> {
+    const { queue } = this.#options;
+    if (!queue) return;
     this.#isLoading = true;
     // A browser that keeps nothing, as in private windows, is no reason to send nothing.
     const left = await queue.load().catch(() => []);
@@ -144,7 +151,7 @@ export class Outbox {
       ),
     );
     for (const { message } of found) this.#options.onChange(message.conversation_id);
-    this.pump();
+    this.#pump();
   }
 
   async #send(entry: Outgoing): Promise<void> {
@@ -158,12 +165,12 @@ export class Outbox {
       this.settle(ack as SendAck);
     } catch (error) {
       this.#inFlight = false;
-      // Without a connection everything just waits: `pump` is called when there is one.
+      // Without a connection everything just waits: `connected` is called when there is one.
       if (!(error instanceof Refusal)) return;
       // Unless the log was seen to hold it, or somebody discarded it.
       if (this.#entries.includes(trying)) this.#refused(trying, error);
     }
-    this.pump();
+    this.#pump();
   }
 
   #refused(entry: Outgoing, problem: Refusal): void {
@@ -189,7 +196,7 @@ export class Outbox {
   #pumpIn(ms: number): void {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      this.pump();
+      this.#pump();
     }, ms);
   }
 

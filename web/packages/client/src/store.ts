@@ -23,10 +23,6 @@ export abstract class Observable<T> implements Store<T> {
 
   readonly getSnapshot = (): T => (this.#snapshot ??= this.makeSnapshot());
 
-  protected get isWatched(): boolean {
-    return this.#listeners.size > 0;
-  }
-
   /** The first listener came, or the last one went. */
   protected watched(_isWatched: boolean): void {}
 

@@ -70,9 +70,7 @@ export class Timeline {
   addOlder(page: Message[], hasOlder: boolean): void {
     this.hasOlder = hasOlder;
     const count = this.messages.length;
-    for (const message of page) {
-      if (!this.find(message.seq)) this.#insert(message);
-    }
+    for (const message of page) this.#insert(message);
     this.#extra += this.messages.length - count;
   }
 

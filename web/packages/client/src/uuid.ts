@@ -16,6 +16,6 @@ export function layOut(time: number, random: Uint8Array): string {
   const bytes = [...random];
   bytes[0] = ((bytes[0] ?? 0) & 0x0f) | 0x70;
   bytes[2] = ((bytes[2] ?? 0) & 0x3f) | 0x80;
-  const hex = time.toString(16).padStart(12, "0").slice(-12) + bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const hex = time.toString(16).padStart(12, "0") + bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
   return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.*)/, "$1-$2-$3-$4-$5");
 }

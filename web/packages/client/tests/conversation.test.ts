@@ -28,7 +28,7 @@ beforeEach(async () => {
     onState: ({ kind }) => kind !== "online" && conversation.disconnected(),
     onWelcome: () => {
       conversation.connected();
-      outbox.pump();
+      outbox.connected();
     },
     onFrame: (frame) => (frame.type === "typing" ? conversation.handleTyping(frame) : frame.type === "presence" ? conversation.presence(frame) : conversation.handle(frame as LogEvent)),
   });
@@ -45,7 +45,7 @@ beforeEach(async () => {
     connection,
     conversations: { get: () => entry, follow: () => {} },
     historyLimit: 100,
-    insist: (command) => connection.request(command),
+    insist: async (command) => void (await connection.request(command)),
     onLeft: () => {},
   });
   connection.start();

@@ -60,8 +60,8 @@ describe("messages", () => {
     expect(waiting()).toEqual(["a: sending", "b: sending"]);
     await vi.advanceTimersByTimeAsync(60_000);
     expect(attempts).toHaveLength(1); // there is no connection
-    outbox.pump();
-    outbox.pump();
+    outbox.connected();
+    outbox.connected();
     expect(tried()).toEqual(["a", "a"]);
     await last().ack();
     expect(tried()).toEqual(["a", "a", "b"]);
@@ -73,7 +73,7 @@ describe("messages", () => {
     add("a", "b");
     await last().fail(new Refusal("rate_limited", "Too many", 6_000));
     expect(outbox.of(CONVERSATION)[0]).toMatchObject({ state: "sending", retryAt: Date.now() + 6_000 });
-    outbox.pump();
+    outbox.connected();
     await vi.advanceTimersByTimeAsync(5_999);
     expect(tried()).toEqual(["a"]);
     await vi.advanceTimersByTimeAsync(1);
@@ -102,7 +102,7 @@ describe("messages", () => {
     add("a", "b");
     outbox.settle(ackOf(last().command));
     await last().fail(new Disconnected());
-    outbox.pump();
+    outbox.connected();
     await last().ack();
     expect(tried()).toEqual(["a", "b"]);
     expect(onSent.mock.calls.map(([{ message }]) => message.content)).toEqual(["a", "b"]);

@@ -45,7 +45,7 @@ export interface Words {
   toNewestOf(count: number): string;
 
   you: string;
-  youSaid(content: string): string;
+  /** Before what somebody said, or I said, in a line. */
   said(name: string): string;
   edited: string;
   deleted: string;
@@ -80,8 +80,7 @@ export interface Words {
   opensInNewTab: string;
   makeQuote: string;
   quoteTitle: string;
-  amount: string;
-  currency: string;
+  amountIn(currency: string): string;
   validUntilLabel: string;
   sendQuote: string;
 
@@ -137,8 +136,7 @@ export const english: Words = {
   toNewestOf: (count) => `${count} new messages: to the end`,
 
   you: "You",
-  youSaid: (content) => `You: ${content}`,
-  said: (name) => `${name}:`,
+  said: (name) => `${name}: `,
   edited: "edited",
   deleted: "Message deleted",
   sending: "Sending…",
@@ -172,8 +170,7 @@ export const english: Words = {
   opensInNewTab: "opens in a new tab",
   makeQuote: "Make a quote",
   quoteTitle: "What for",
-  amount: "Amount",
-  currency: "Currency",
+  amountIn: (currency) => `Amount (${currency})`,
   validUntilLabel: "Valid until",
   sendQuote: "Send the quote",
 

@@ -1,0 +1,146 @@
+//! How far Postgres has come after the log.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
+use partyline_shared::{
+    ids::{ConversationId, Seq},
+    wire::Refusal,
+};
+
+use super::{Log, Partition};
+
+/// How old a watermark may be: a lower floor only means that more of the log's tail is read.
+const WATERMARK_AGE: Duration = Duration::from_millis(500);
+/// Looks at a partition's progress that are remembered.
+const LOOKS: usize = 600;
+
+/// Where a partition's log stands towards Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// Everything up to here is in Postgres.
+    pub floor: Seq,
+    /// The log holds nothing before this.
+    pub first: Seq,
+    /// What is in the log and not in Postgres is at most this old; `None` if that can't be told.
+    pub lag: Option<Duration>,
+}
+
+/// How far Postgres has come in each partition. Whoever reads Postgres afterwards finds there what the log's tails after
+/// these places lack.
+#[derive(Clone, Debug)]
+pub struct Floors {
+    by_partition: Vec<Seq>,
+}
+
+/// What was seen of a partition's progress, for the age of what Postgres lacks.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    latest: Option<(Instant, Watermark)>,
+    /// When the log ended where, oldest first.
+    ends: VecDeque<(Instant, Seq)>,
+}
+
+impl Progress {
+    fn note(&mut self, now: Instant, floor: Seq, first: Seq, last: Seq) -> Watermark {
+        // Whatever follows the floor came after the latest look at which the log ended at or below the floor.
+        let lag = if last <= floor {
+            Some(Duration::ZERO)
+        } else {
+            self.ends.iter().rev().find(|(_, end)| *end <= floor).map(|(at, _)| now.duration_since(*at))
+        };
+        self.ends.push_back((now, last));
+        if self.ends.len() > LOOKS {
+            self.ends.pop_front();
+        }
+        let watermark = Watermark { floor, first, lag };
+        self.latest = Some((now, watermark));
+        watermark
+    }
+}
+
+impl Log {
+    /// How far Postgres has come, at most half a second old (lower than the truth, never higher).
+    ///
+    /// # Errors
+    /// `unavailable`, if it was never known.
+    pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
+        self.watermark_of(self.partition(conversation)).await
+    }
+
+    /// How far Postgres has come, for conversations that are not known yet.
+    ///
+    /// # Errors
+    /// `unavailable`, if it was never known.
+    pub async fn floors(&self) -> Result<Floors, Refusal> {
+        let watermarks = try_join_all(self.partitions.iter().map(|partition| self.watermark_of(partition))).await?;
+        Ok(Floors { by_partition: watermarks.iter().map(|watermark| watermark.floor).collect() })
+    }
+
+    /// The floor under a conversation.
+    #[must_use]
+    pub fn floor(&self, floors: &Floors, conversation: ConversationId) -> Seq {
+        floors.by_partition.get(usize::from(self.number(conversation))).copied().unwrap_or(0)
+    }
+
+    async fn watermark_of(&self, partition: &Partition) -> Result<Watermark, Refusal> {
+        let cached = |age: Duration| {
+            partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
+        };
+        if let Some(watermark) = cached(WATERMARK_AGE) {
+            return Ok(watermark);
+        }
+        let _one_at_a_time = partition.refresh.lock().await;
+        if let Some(watermark) = cached(WATERMARK_AGE) {
+            return Ok(watermark);
+        }
+        match self.look(partition).await {
+            Err(refusal) => cached(Duration::MAX).ok_or(refusal),
+            looked => looked,
+        }
+    }
+
+    /// How far Postgres has come, now.
+    pub(super) async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
+        let state = partition.state.load_full();
+        let read = async {
+            // In this order: what retention takes meanwhile, Postgres has.
+            let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
+            let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((
+                consumer.ack_floor.stream_sequence,
+                stream.state.first_sequence,
+                stream.state.last_sequence,
+            ))
+        };
+        let began = Instant::now();
+        match read.await {
+            Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
+            Err(error) => {
+                tracing::warn!(error, "watermark not read");
+                Err(Refusal::unavailable("the log"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_what_postgres_lacks_is_bounded_or_unknown() {
+        let mut progress = Progress::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // The first look can't tell how old the missing events are.
+        assert_eq!(progress.note(at(0), 5, 1, 10).lag, None);
+        assert_eq!(progress.note(at(1), 10, 1, 10).lag, Some(Duration::ZERO));
+        assert_eq!(progress.note(at(3), 10, 1, 20).lag, Some(Duration::from_secs(2)));
+        assert_eq!(progress.note(at(9), 10, 1, 30).lag, Some(Duration::from_secs(8)));
+        assert_eq!(progress.note(at(10), 30, 1, 40).lag, Some(Duration::from_secs(1)));
+    }
+}

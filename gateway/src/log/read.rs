@@ -1,0 +1,200 @@
+//! Reading a conversation's log.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use partyline_shared::{
+    ids::{ConversationId, Seq},
+    subjects,
+    wire::Refusal,
+};
+
+use super::{Entry, Log};
+
+/// Events in one read from JetStream.
+const READ_BATCH: usize = 256;
+/// How long a lagging replica is asked again.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a conversation's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub seq: Seq,
+    /// An event stands there. If not, the log has none of the conversation: all there ever were stand at `seq` or
+    /// before, in Postgres.
+    pub is_event: bool,
+}
+
+/// What follows a place.
+#[derive(Debug)]
+pub enum Rest {
+    Here(Vec<Entry>),
+    /// Some of it is gone from the log; Postgres holds everything up to here.
+    InPostgres(Seq),
+}
+
+impl Log {
+    /// The newest event of a conversation in the log. One answer from the server: whatever this connection
+    /// subscribed to before is in force by then.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn head(&self, conversation: ConversationId) -> Result<Option<Entry>, Refusal> {
+        let state = self.partition(conversation).state.load_full();
+        let subject = self.subject(conversation);
+        // A replica may lag behind its leader, so only a lone server is asked directly.
+        let found = if self.settings.nats_replicas > 1 {
+            state.log.stream.get_last_raw_message_by_subject(&subject).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+                if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        } else {
+            state.log.stream.direct_get_last_for_subject(&subject).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
+                if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        };
+        match found {
+            Ok(found) => {
+                Ok(found.map(|message| Entry { seq: message.sequence, prev_seq: 0, payload: message.payload }))
+            }
+            Err(error) => {
+                tracing::warn!(error, "head of a log not read");
+                Err(Refusal::unavailable("the log"))
+            }
+        }
+    }
+
+    /// Where a conversation's log ends, also if retention has left nothing of it. As [`Self::head`], it proves earlier
+    /// subscriptions.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn end(&self, conversation: ConversationId) -> Result<End, Refusal> {
+        // Known before the log is asked: whatever is appended since lies above it.
+        let watermark = self.watermark(conversation).await?;
+        Ok(match self.head(conversation).await? {
+            Some(entry) => End { seq: entry.seq, is_event: true },
+            None => End { seq: watermark.floor.max(watermark.first.saturating_sub(1)), is_event: false },
+        })
+    }
+
+    /// Events after a place up to `head`, as [`Self::read_up_to`], if none of them can have gone with retention.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_rest(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        head: Seq,
+        limit: usize,
+    ) -> Result<Rest, Refusal> {
+        let mut entries = self.read_up_to(conversation, after.saturating_sub(1), head, limit + 1).await?;
+        if entries.first().is_some_and(|first| first.seq == after) {
+            // Retention takes the oldest first: what is held from here on is whole.
+            entries.remove(0);
+            return Ok(Rest::Here(entries));
+        }
+        entries.truncate(limit);
+        if let Some(first) = entries.first_mut() {
+            first.prev_seq = after;
+        }
+        let watermark = self.look(self.partition(conversation)).await?;
+        let is_gone = after + 1 < watermark.first && after < watermark.floor;
+        Ok(if is_gone { Rest::InPostgres(watermark.floor) } else { Rest::Here(entries) })
+    }
+
+    /// Events after a place, oldest first, at most `limit`; up to `head`, which is known to be stored, so a lagging
+    /// replica is asked again until it has it.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_up_to(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        head: Seq,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Refusal> {
+        let began = Instant::now();
+        loop {
+            let entries = self.read_after(conversation, after, limit).await?;
+            let reached = entries.last().map_or(after, |entry| entry.seq);
+            if reached >= head || entries.len() == limit {
+                return Ok(entries);
+            }
+            if began.elapsed() > REPLICA_PATIENCE {
+                return Err(Refusal::unavailable("the log"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Events after a place, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_after(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Refusal> {
+        let mut entries: Vec<Entry> = Vec::new();
+        while entries.len() < limit {
+            let last = entries.last().map_or(after, |entry| entry.seq);
+            let batch = READ_BATCH.min(limit - entries.len());
+            let read = self.read(conversation, last, last, batch).await?;
+            let short = read.len() < batch;
+            entries.extend(read);
+            if short {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// One batched direct get. async-nats has no call for it.
+    async fn read(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        prev_seq: Seq,
+        batch: usize,
+    ) -> Result<Vec<Entry>, Refusal> {
+        let request =
+            serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
+        self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
+            tracing::warn!(%error, "log not read");
+            Refusal::unavailable("the log")
+        })
+    }
+
+    async fn direct_get(&self, partition: u16, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await?;
+        self.client.publish_with_reply(subjects::direct_get(partition), inbox, request).await?;
+        let mut entries = Vec::new();
+        loop {
+            let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
+                .await?
+                .ok_or_else(|| anyhow::anyhow!("subscription ended"))?;
+            match answer.status.map(|status| status.as_u16()) {
+                // 204: end of batch; 404: nothing there.
+                Some(204 | 404) => return Ok(entries),
+                Some(status) if status >= 300 => anyhow::bail!("direct get: status {status}"),
+                _ => {}
+            }
+            let seq = answer
+                .headers
+                .as_ref()
+                .and_then(|headers| headers.get(async_nats::header::NATS_SEQUENCE))
+                .and_then(|value| value.as_str().parse().ok())
+                .ok_or_else(|| anyhow::anyhow!("direct get: no sequence"))?;
+            entries.push(Entry { seq, prev_seq, payload: answer.payload });
+            prev_seq = seq;
+        }
+    }
+}

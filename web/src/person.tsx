@@ -1,0 +1,101 @@
+import type { TokenProvider } from "@partyline/client";
+import { ChatProvider, CustomerChat, Icon, useChat, useConnection, VendorChat } from "@partyline/react";
+import { useEffect } from "react";
+import { NewConversation } from "./new-conversation.tsx";
+
+interface PersonProps {
+  token: TokenProvider;
+  userType: unknown;
+  leave(): void;
+  /** The only one of this window: its address names the open conversation. */
+  isAlone?: boolean;
+}
+
+/** The chat of one person. */
+export function Person({ token, ...rest }: PersonProps) {
+  const fromAddress = rest.isAlone ? conversationInAddress() : undefined;
+  return (
+    <ChatProvider token={token} {...(fromAddress !== undefined && { defaultConversationId: fromAddress })}>
+      <PersonChat {...rest} />
+    </ChatProvider>
+  );
+}
+
+function PersonChat({ userType, leave, isAlone = false }: Omit<PersonProps, "token">) {
+  useAddress(isAlone);
+  useFirstConversation(!isAlone);
+  useTitle(isAlone);
+  useUnsentWarning();
+  const Chat = userType === "vendor" ? VendorChat : CustomerChat;
+  const signOut = (
+    <button className="pl-round" type="button" aria-label="Sign out" title="Sign out" onClick={leave}>
+      <Icon name="exit" />
+    </button>
+  );
+  return (
+    <Chat
+      actions={
+        <>
+          {isAlone && <NewConversation />}
+          {signOut}
+        </>
+      }
+      onSignIn={leave}
+      {...(userType === "vendor" && { currency: "GBP" })}
+    />
+  );
+}
+
+function conversationInAddress(): string | undefined {
+  return decodeURIComponent(location.hash.replace(/^#\/?/, "")) || undefined;
+}
+
+/** The address names the open conversation, so that a reload and the back button find it. */
+function useAddress(isUsed: boolean): void {
+  const { conversationId, openConversation, closeConversation } = useChat();
+  useEffect(() => {
+    if (!isUsed) return;
+    const follow = () => {
+      const id = conversationInAddress();
+      if (id === undefined) closeConversation();
+      else openConversation(id);
+    };
+    window.addEventListener("hashchange", follow);
+    return () => window.removeEventListener("hashchange", follow);
+  }, [isUsed, openConversation, closeConversation]);
+  useEffect(() => {
+    if (isUsed && conversationId !== conversationInAddress()) location.hash = `#/${encodeURIComponent(conversationId ?? "")}`;
+  }, [isUsed, conversationId]);
+}
+
+/** Side by side they are to talk with each other. */
+function useFirstConversation(isWanted: boolean): void {
+  const { conversations, conversationId, openConversation } = useChat();
+  const first = conversations[0]?.id;
+  useEffect(() => {
+    if (isWanted && conversationId === undefined && first !== undefined) openConversation(first);
+    // Once: who goes back to the list wants to see the list.
+  }, [isWanted, first, openConversation]);
+}
+
+function useTitle(isUsed: boolean): void {
+  const { unreadCount } = useChat();
+  useEffect(() => {
+    if (!isUsed) return;
+    document.title = unreadCount > 0 ? `(${unreadCount}) Partyline` : "Partyline";
+    return () => {
+      document.title = "Partyline";
+    };
+  }, [isUsed, unreadCount]);
+}
+
+/** Whoever closes the window is asked, as long as a message isn't sent. */
+function useUnsentWarning(): void {
+  const { pending } = useConnection();
+  useEffect(() => {
+    if (pending === 0) return;
+    const ask = (event: BeforeUnloadEvent) => event.preventDefault();
+    window.addEventListener("beforeunload", ask);
+    return () => window.removeEventListener("beforeunload", ask);
+  }, [pending]);
+}
