@@ -2,6 +2,7 @@
 
 mod caller;
 mod conversations;
+mod front;
 mod input;
 mod messages;
 mod openapi;
@@ -22,17 +23,22 @@ use axum::{
 };
 use partyline_shared::wire::{ErrorCode, Refusal};
 use tower::{Layer, util::MapRequestLayer};
-use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use self::front::Front;
 use self::problem::Problem;
-use crate::{metrics, origin, server::Gateway, socketio, ws};
+use crate::{metrics, origin, server::Gateway, ws};
+
+/// Says that a browser is not to guess what an answer is.
+pub const NOSNIFF: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
 
 const API: &str = "/chat/api/";
 const OPENAPI: &str = "/chat/api/openapi.json";
 
-/// Everything that the public port answers.
-pub fn app(gateway: Arc<Gateway>) -> Router {
+/// The API, the native WebSocket, the page.
+fn app(gateway: Arc<Gateway>) -> Router {
     let (api, document) = OpenApiRouter::with_openapi(openapi::document())
         .routes(routes!(conversations::list, conversations::create))
         .routes(routes!(conversations::one))
@@ -44,7 +50,6 @@ pub fn app(gateway: Arc<Gateway>) -> Router {
     let mut router = api
         .route(OPENAPI, get(move || async move { Json(document) }))
         .route("/ws", get(ws::upgrade))
-        .merge(socketio::routes())
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready));
     router = match &gateway.chat.config.web_dir {
@@ -80,8 +85,6 @@ fn cors(listed: &[String]) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(move |_, request| origin::allowed(&request.headers, &listed)))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        // No cookie says who one is; but a balancer's may say which node a polling client belongs to.
-        .allow_credentials(AllowCredentials::predicate(|_, request| request.uri.path() == socketio::PATH))
         .expose_headers([header::RETRY_AFTER])
         .max_age(std::time::Duration::from_secs(3_600))
 }
@@ -90,16 +93,16 @@ fn cors(listed: &[String]) -> CorsLayer {
 async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let method = known(request.method());
     let is_api = request.uri().path().starts_with(API);
-    let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let began = Instant::now();
     let mut response = next.run(request).await;
-    // A long poll takes as long as nothing happens.
-    if route != socketio::PATH || method != "GET" {
-        metrics::http_request(route, method, response.status().as_u16(), began.elapsed());
-    }
+    metrics::http_request(
+        route.as_ref().map_or("other", MatchedPath::as_str),
+        method,
+        response.status().as_u16(),
+        began.elapsed(),
+    );
     let headers = response.headers_mut();
-    let nosniff = HeaderName::from_static("x-content-type-options");
-    headers.insert(nosniff, HeaderValue::from_static("nosniff"));
+    headers.extend([NOSNIFF]);
     if is_api {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
@@ -107,7 +110,7 @@ async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Re
 }
 
 /// A client may invent methods; a label may not take them all.
-fn known(method: &Method) -> &'static str {
+pub fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",

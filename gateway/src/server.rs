@@ -9,12 +9,8 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
@@ -184,7 +180,7 @@ async fn accept(
 ) {
     let limits = gateway.chat.config.limits.clone();
     let places = Arc::new(Semaphore::new(limits.max_connections as usize));
-    let app = http::app(gateway.clone());
+    let front = http::Front::new(gateway.clone());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -205,17 +201,17 @@ async fn accept(
             metrics::handshake_refused("full");
             continue;
         }
-        let (app, closing) = (app.clone(), closing.clone());
+        let (front, closing) = (front.clone(), closing.clone());
         let patience = Duration::from_secs(u64::from(limits.handshake_seconds));
         requests.spawn(async move {
-            serve_http(app, stream, patience, closing).await;
+            serve_http(front, stream, patience, closing).await;
             drop(place);
         });
     }
 }
 
 /// HTTP on one connection, until it is closed or becomes a WebSocket.
-async fn serve_http(app: Router, stream: TcpStream, patience: Duration, closing: CancellationToken) {
+async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, closing: CancellationToken) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -223,7 +219,7 @@ async fn serve_http(app: Router, stream: TcpStream, patience: Duration, closing:
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(32 * 1_024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .serve_connection(TokioIo::new(stream), front)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
     tokio::select! {

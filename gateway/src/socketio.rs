@@ -12,13 +12,12 @@ pub mod sessions;
 pub mod socket;
 pub mod voice;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Router,
-    extract::{Query, Request, State},
+    body::Body,
+    extract::{Query, Request},
     response::{IntoResponse, Response},
-    routing::any,
 };
 use hyper::{HeaderMap, Method, header::AUTHORIZATION};
 use serde::Deserialize;
@@ -28,13 +27,20 @@ use self::{
     problem::Problem,
     session::{Session, Stage},
 };
-use crate::{metrics, origin, server::Gateway, ws};
+use crate::{
+    http::{NOSNIFF, known},
+    metrics, origin,
+    server::Gateway,
+    ws,
+};
 
-pub const PATH: &str = "/socket.io/";
+/// Socket.IO's one path.
+const PATH: &str = "/socket.io/";
 
-/// Socket.IO's one path; its clients may leave out the last slash.
-pub fn routes() -> Router<Arc<Gateway>> {
-    Router::new().route(PATH, any(serve)).route("/socket.io", any(serve))
+/// Whether a path is Socket.IO's; its clients may leave out the last slash.
+#[must_use]
+pub fn serves(path: &str) -> bool {
+    path == PATH || path == "/socket.io"
 }
 
 #[derive(Deserialize)]
@@ -46,10 +52,39 @@ struct Asked {
     sid: Option<String>,
 }
 
-async fn serve(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
-    let Ok(Query(asked)) = Query::<Asked>::try_from_uri(request.uri()) else {
-        return Problem::BadRequest.into_response();
+/// Answers a request.
+pub async fn serve(gateway: Arc<Gateway>, request: Request) -> Response {
+    let began = Instant::now();
+    let method = known(request.method());
+    let mut response = match sort(&gateway, request) {
+        Errand::Done(response) => response,
+        Errand::Fetch(session) => polling::get(&gateway, &session).await,
+        // On the heap, so that it takes no room in one that waits.
+        Errand::Bring(session, body) => Box::pin(polling::post(&gateway, &session, body)).await,
     };
+    // A long poll takes as long as nothing happens, which is no measure of anything.
+    if method != "GET" {
+        metrics::http_request(PATH, method, response.status().as_u16(), began.elapsed());
+    }
+    response.headers_mut().extend([NOSNIFF]);
+    response
+}
+
+/// What a request is for.
+enum Errand {
+    Done(Response),
+    Fetch(Arc<Session>),
+    Bring(Arc<Session>, Body),
+}
+
+impl From<Problem> for Errand {
+    fn from(problem: Problem) -> Self {
+        Self::Done(problem.into_response())
+    }
+}
+
+fn sort(gateway: &Arc<Gateway>, mut request: Request) -> Errand {
+    let Ok(Query(asked)) = Query::<Asked>::try_from_uri(request.uri()) else { return Problem::BadRequest.into() };
     if !origin::allowed(request.headers(), &gateway.chat.config.allowed_origins) {
         return refuse("origin", Problem::Forbidden);
     }
@@ -63,36 +98,36 @@ async fn serve(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Res
     };
     let Some(sid) = asked.sid else {
         return match *request.method() {
-            Method::GET => open(&gateway, &mut request, is_websocket),
-            _ => Problem::BadHandshakeMethod.into_response(),
+            Method::GET => open(gateway, &mut request, is_websocket),
+            _ => Problem::BadHandshakeMethod.into(),
         };
     };
     let Some(session) = sid.parse().ok().and_then(|sid| gateway.socketio.get(sid)) else {
-        return Problem::UnknownSession.into_response();
+        return Problem::UnknownSession.into();
     };
     match (is_websocket, request.method()) {
-        (true, &Method::GET) => upgrade(&gateway, session, &mut request),
-        _ if session.stage() == Stage::WebSocket => Problem::BadRequest.into_response(),
-        (false, &Method::GET) => polling::get(&gateway, &session).await,
-        (false, &Method::POST) => polling::post(&gateway, &session, request.into_body()).await,
-        _ => Problem::BadRequest.into_response(),
+        (true, &Method::GET) => upgrade(gateway, session, &mut request),
+        _ if session.stage() == Stage::WebSocket => Problem::BadRequest.into(),
+        (false, &Method::GET) => Errand::Fetch(session),
+        (false, &Method::POST) => Errand::Bring(session, request.into_body()),
+        _ => Problem::BadRequest.into(),
     }
 }
 
-fn refuse(reason: &'static str, problem: Problem) -> Response {
+fn refuse(reason: &'static str, problem: Problem) -> Errand {
     metrics::handshake_refused(reason);
-    problem.into_response()
+    problem.into()
 }
 
 /// Begins a session.
-fn open(gateway: &Arc<Gateway>, request: &mut Request, is_websocket: bool) -> Response {
+fn open(gateway: &Arc<Gateway>, request: &mut Request, is_websocket: bool) -> Errand {
     if gateway.is_draining() {
         return refuse("draining", Problem::Unavailable);
     }
     let bearer = bearer(request.headers());
     if !is_websocket {
         let Some(session) = gateway.socketio.open(gateway, bearer) else { return refuse("full", Problem::Unavailable) };
-        return polling::text(handshake(gateway, &session, &["websocket"]).into_bytes());
+        return Errand::Done(polling::text(handshake(gateway, &session, &["websocket"]).into_bytes()));
     }
     let taker = gateway.clone();
     let switched = ws::switch(request, move |stream, early| {
@@ -102,22 +137,25 @@ fn open(gateway: &Arc<Gateway>, request: &mut Request, is_websocket: bool) -> Re
             tokio::spawn(socket::run(taker, session, stream, early));
         }
     });
-    switched.unwrap_or_else(|_| refuse("not_websocket", Problem::BadRequest))
+    switched.map_or_else(|_| refuse("not_websocket", Problem::BadRequest), Errand::Done)
 }
 
 /// Goes over from polling to a WebSocket.
-fn upgrade(gateway: &Arc<Gateway>, session: Arc<Session>, request: &mut Request) -> Response {
+fn upgrade(gateway: &Arc<Gateway>, session: Arc<Session>, request: &mut Request) -> Errand {
     if !session.advance(Stage::Polling, Stage::Probing) {
-        return Problem::BadRequest.into_response();
+        return Problem::BadRequest.into();
     }
     let (taker, taken) = (gateway.clone(), session.clone());
     let switched = ws::switch(request, move |stream, early| {
         tokio::spawn(socket::upgrade(taker, taken, stream, early));
     });
-    switched.unwrap_or_else(|_| {
-        session.advance(Stage::Probing, Stage::Polling);
-        Problem::BadRequest.into_response()
-    })
+    switched.map_or_else(
+        |_| {
+            session.advance(Stage::Probing, Stage::Polling);
+            Problem::BadRequest.into()
+        },
+        Errand::Done,
+    )
 }
 
 /// Engine.IO's first packet.

@@ -37,7 +37,8 @@ export class Stack {
   /** The gateways' URLs. */
   gateways = [];
 
-  static async start() {
+  /** `settings`: of the gateways, beyond those that tests need. */
+  static async start(settings = {}) {
     const program = process.env.PARTYLINE_DEVSTACK;
     if (!program) throw new Error("PARTYLINE_DEVSTACK is not set: `make test` sets it");
     const stack = new Stack();
@@ -61,6 +62,7 @@ export class Stack {
         PARTYLINE_MESSAGES_PER_MINUTE: "60",
         PARTYLINE_MESSAGES_BURST: String(BURST),
         PARTYLINE_DRAIN_SECONDS: "1",
+        ...settings,
       },
     });
     try {
@@ -100,8 +102,13 @@ export class Stack {
 
   /** Sends a signal to a gateway, by its place in `gateways`; the stack starts it again when it has ended. */
   signal(place, signal) {
+    process.kill(this.pid(place), signal);
+  }
+
+  /** A gateway's process. */
+  pid(place) {
     const pids = JSON.parse(readFileSync(join(this.#dataDir, "pids.json"), "utf8"));
-    process.kill(pids[`gateway-${place + 1}`].pid, signal);
+    return pids[`gateway-${place + 1}`].pid;
   }
 
   /** Waits until a gateway takes connections. */
