@@ -4,7 +4,7 @@ import { Conversation } from "./conversation.ts";
 import { Refusal } from "./errors.ts";
 import { Conversations } from "./list.ts";
 import { Outbox, type Queue } from "./outbox.ts";
-import { Observable } from "./store.ts";
+import { Observable, tell } from "./store.ts";
 import { watchSurroundings } from "./surroundings.ts";
 import { type Dial, webSocketDial } from "./transport.ts";
 import type { Command, ConversationUpdated, Limits, LogEvent, ServerFrame, User, Welcome } from "./wire.ts";
@@ -199,7 +199,7 @@ export class Chat extends Observable<ChatSnapshot> {
     } else if (frame.type === "conversation_updated") {
       this.#updated(frame);
     }
-    for (const listener of [...this.#listeners]) listener(frame);
+    tell(this.#listeners, frame);
   }
 
   #logged(event: LogEvent): void {

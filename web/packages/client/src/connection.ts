@@ -172,6 +172,7 @@ export class Connection {
   }
 
   #welcome(welcome: Welcome): void {
+    if (this.#welcomed) return;
     this.#welcomed = true;
     this.#later(WELL_MS, () => {
       this.#attempt = 0;
@@ -194,17 +195,17 @@ export class Connection {
   }
 
   async #renew(generation: number): Promise<void> {
-    const old = this.#token;
-    const token = await this.#options.token(old).catch(() => old);
-    if (generation !== this.#generation) return;
-    if (token !== undefined && token !== old) {
-      try {
+    const isOver = () => generation !== this.#generation;
+    try {
+      const token = await this.#options.token(this.#token);
+      if (isOver()) return;
+      if (token !== this.#token) {
         await this.request({ type: "refresh_token", token });
-        if (generation === this.#generation) this.#token = token;
+        if (!isOver()) this.#token = token;
         return;
-      } catch {
-        if (generation !== this.#generation) return;
       }
+    } catch {
+      if (isOver()) return;
     }
     this.#later(RENEWAL_RETRY_MS, () => void this.#renew(generation));
   }

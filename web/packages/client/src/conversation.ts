@@ -122,6 +122,7 @@ export class Conversation extends Observable<ConversationSnapshot> {
     const before = this.#timeline.messages[0]?.seq;
     if (this.#isLoadingOlder || !this.#timeline.hasOlder || before === undefined) return;
     this.#isLoadingOlder = true;
+    this.#timeline.look();
     this.changed();
     try {
       const page = await this.#chat.api.messagesBefore(this.id, before);

@@ -6,6 +6,19 @@ export interface Store<T> {
   readonly getSnapshot: () => T;
 }
 
+/** Calls listeners, of which none can harm another, or whoever tells. */
+export function tell<A extends unknown[]>(listeners: Iterable<(...args: A) => void>, ...args: A): void {
+  for (const listener of [...listeners]) {
+    try {
+      listener(...args);
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  }
+}
+
 /** A store whose snapshots are made when somebody asks. */
 export abstract class Observable<T> implements Store<T> {
   readonly #listeners = new Set<() => void>();
@@ -30,6 +43,6 @@ export abstract class Observable<T> implements Store<T> {
 
   protected changed(): void {
     this.#snapshot = undefined;
-    for (const listener of [...this.#listeners]) listener();
+    tell(this.#listeners);
   }
 }

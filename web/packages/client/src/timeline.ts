@@ -15,7 +15,8 @@ const MAX_CHANGES = 500;
 /**
  * The part of a conversation's log that this client holds: messages in their current state. No clock, no network.
  *
- * Holds the newest `limit` messages, and the older pages that were asked for, until `shrink`.
+ * Holds the newest `limit` messages. Once older pages are asked for, it holds these as well, and lets `limit` new ones
+ * come before it drops the oldest, so that nothing vanishes from before somebody's eyes; until `shrink`.
  */
 export class Timeline {
   /** By `seq`. */
@@ -69,9 +70,13 @@ export class Timeline {
   /** Takes in a page of history that was asked for with `before` = the first `seq`. */
   addOlder(page: Message[], hasOlder: boolean): void {
     this.hasOlder = hasOlder;
-    const count = this.messages.length;
     for (const message of page) this.#insert(message);
-    this.#extra += this.messages.length - count;
+    this.#extra += page.length;
+  }
+
+  /** Somebody looks at what is old: it stays until as many have come anew. */
+  look(): void {
+    this.#extra ||= 1;
   }
 
   /** Nobody looks at the older pages any more. */
@@ -100,8 +105,9 @@ export class Timeline {
   }
 
   #trim(): void {
-    const surplus = this.messages.length - this.#limit - this.#extra;
-    if (surplus <= 0) return;
+    const limit = this.#limit + this.#extra;
+    const surplus = this.messages.length - limit;
+    if (surplus <= (this.#extra && this.#limit)) return;
     this.messages.splice(0, surplus);
     this.hasOlder = true;
   }

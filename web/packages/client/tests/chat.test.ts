@@ -102,6 +102,85 @@ it("joins again what it was removed from and then added to", async () => {
   expect(conversation.getSnapshot().phase).toBe("live");
 });
 
+describe("the chat", () => {
+  it("says who I am, what the limits are, and how many messages wait", async () => {
+    expect(chat.getSnapshot()).toEqual({ connection: { kind: "stopped" }, me: undefined, limits: undefined, pending: 0 });
+    await open();
+    void conversation.send("hello");
+    expect(chat.getSnapshot()).toMatchObject({ connection: { kind: "online" }, me: { user_id: ME }, limits: { max_content_chars: 1_000 }, pending: 1 });
+  });
+
+  it("gives the same conversation for the same id, and always the newest state of each", async () => {
+    await open();
+    expect(chat.conversation(CONVERSATION)).toBe(conversation);
+    const snapshot = conversation.getSnapshot();
+    network.last.hear({ type: "typing", conversation_id: "other", user_id: OTHER, username: "", is_typing: true });
+    expect(conversation.getSnapshot()).toBe(snapshot);
+    network.last.hear({ type: "typing", conversation_id: CONVERSATION, user_id: OTHER, username: "", is_typing: true });
+    expect([conversation.getSnapshot().typing.length, snapshot.typing.length]).toEqual([1, 0]);
+    expect(conversation.getSnapshot().messages[0]).toBe(snapshot.messages[0]);
+  });
+
+  it("forgets what the conversations held that nobody has watched for longest", async () => {
+    await open();
+    const held = [];
+    for (let index = 0; index < 25; index++) {
+      const other = chat.conversation(`c ${index}`);
+      const stop = other.subscribe(() => {});
+      network.last.hear({ ...joined(1, [newMessage(1)], { conversation_id: other.id }), ref: network.last.last("join_conversation").ref });
+      stop();
+      await vi.advanceTimersByTimeAsync(1_000);
+      held.push(other);
+    }
+    expect(held.map((it) => it.getSnapshot().messages.length)).toEqual([...Array(5).fill(0), ...Array(20).fill(1)]);
+    expect(contents()).toHaveLength(1);
+    held[0]?.subscribe(() => {});
+    expect(network.last.last("join_conversation")).not.toHaveProperty("after");
+  });
+
+  it("tells every event after it was taken in, until nobody listens", async () => {
+    await open();
+    const heard: string[] = [];
+    const stop = chat.onEvent((frame) => heard.push(`${frame.type} ${contents().length}`));
+    network.last.hear(newMessage(2));
+    network.last.hear({ type: "presence", user_id: OTHER, online: true, last_seen: null });
+    stop();
+    network.last.hear(newMessage(3));
+    expect(heard).toEqual(["new_message 2", "presence 2"]);
+  });
+
+  it("connects at once when the browser says that there may be a network, or that somebody looks", async () => {
+    const page = new EventTarget();
+    vi.stubGlobal("addEventListener", page.addEventListener.bind(page));
+    await open();
+    for (const [index, event] of ["online", "visibilitychange", "pageshow"].entries()) {
+      network.last.drop();
+      page.dispatchEvent(new Event(event));
+      await settle();
+      expect(network.sockets).toHaveLength(index + 2);
+    }
+    network.last.welcome();
+    page.dispatchEvent(new Event("offline"));
+    expect(network.last.count("refresh_token")).toBe(1);
+    chat.close();
+    page.dispatchEvent(new Event("online"));
+    await settle();
+    expect(network.sockets).toHaveLength(4);
+  });
+
+  it("finds its gateway below any path", () => {
+    const dialled: string[] = [];
+    const transport = (url: string) => {
+      dialled.push(url);
+      return network.dial;
+    };
+    for (const url of ["https://chat.example.com", "http://example.com/partyline", new URL("https://example.com/a/")]) new Chat({ url, transport, token: async () => "t" });
+    vi.stubGlobal("document", { baseURI: "https://example.com/page/index.html" });
+    new Chat({ url: ".", transport, token: async () => "t" });
+    expect(dialled).toEqual(["wss://chat.example.com/ws", "ws://example.com/partyline/ws", "wss://example.com/a/ws", "wss://example.com/page/ws"]);
+  });
+});
+
 it("leaves nothing running behind when it is stopped", async () => {
   await open();
   network.last.hear({ type: "typing", conversation_id: CONVERSATION, user_id: OTHER, username: "", is_typing: true });

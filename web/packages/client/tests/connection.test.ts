@@ -55,6 +55,14 @@ describe("connecting", () => {
     expect(network.sockets).toHaveLength(2);
   });
 
+  it("takes one welcome, whatever is repeated", async () => {
+    const connection = await connect();
+    network.last.welcome();
+    const { state } = connection;
+    network.last.welcome();
+    expect(connection.state).toBe(state);
+  });
+
   it("waits longer after each loss, and begins afresh after 10 s of being well", async () => {
     const connection = await connect();
     const pauses = [];

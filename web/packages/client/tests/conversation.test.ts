@@ -415,6 +415,18 @@ describe("older pages", () => {
     expect(messagesBefore.mock.calls).toEqual([[CONVERSATION, 9]]);
   });
 
+  it("border on what is held, however much comes meanwhile", async () => {
+    const events = Array.from({ length: 100 }, (_, index) => newMessage(index + 101));
+    const socket = await open(200, events, { has_older: true });
+    let answer = (_: MessagePage) => {};
+    messagesBefore.mockImplementation(() => new Promise((resolve) => (answer = resolve)));
+    const loading = conversation.loadOlder();
+    for (let seq = 201; seq <= 250; seq++) socket.hear(newMessage(seq));
+    answer({ results: [message(99), message(100)], next_before: 99, next_after: null });
+    await loading;
+    expect(seqs()).toEqual(Array.from({ length: 152 }, (_, index) => index + 99));
+  });
+
   it("of a log that began anew meanwhile are dropped", async () => {
     const socket = await open(9, [newMessage(9)], { has_older: true });
     let answer = (_: MessagePage) => {};

@@ -43,6 +43,27 @@ it("tells each subscription of each change until it ends, the same function's to
   expect(store.watches).toEqual([true, false]);
 });
 
+it("lets no listener harm another", async () => {
+  const store = new Counter();
+  const told = vi.fn();
+  const thrown: unknown[] = [];
+  vi.stubGlobal("queueMicrotask", (run: () => void) => {
+    try {
+      run();
+    } catch (error) {
+      thrown.push(error);
+    }
+  });
+  const error = new Error("mine");
+  store.subscribe(() => {
+    throw error;
+  });
+  store.subscribe(told);
+  store.add();
+  vi.unstubAllGlobals();
+  expect([told.mock.calls.length, thrown]).toEqual([1, [error]]);
+});
+
 it("lets a listener end while it is told", () => {
   const store = new Counter();
   const told: string[] = [];

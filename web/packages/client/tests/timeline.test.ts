@@ -108,10 +108,12 @@ describe("memory", () => {
     timeline.apply(newMessage(6));
     expect([seqs(timeline), timeline.hasOlder]).toEqual([[4, 5, 6], true]);
     timeline.addOlder([message(1), message(2), message(3)], false);
-    timeline.apply(newMessage(7));
-    expect([seqs(timeline), timeline.hasOlder]).toEqual([[2, 3, 4, 5, 6, 7], true]);
+    for (const seq of [7, 8, 9]) timeline.apply(newMessage(seq));
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[1, 2, 3, 4, 5, 6, 7, 8, 9], false]);
+    timeline.apply(newMessage(10));
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[5, 6, 7, 8, 9, 10], true]);
     timeline.shrink();
-    expect([seqs(timeline), timeline.hasOlder]).toEqual([[5, 6, 7], true]);
+    expect([seqs(timeline), timeline.hasOlder]).toEqual([[8, 9, 10], true]);
   });
 
   it("is bounded however much comes by, and an edit of what was dropped is not lost", () => {
