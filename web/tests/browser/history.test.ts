@@ -70,7 +70,7 @@ async function turnWheel(log: Locator, session: CDPSession, distance: number, sp
   return { ...found, work };
 }
 
-test("5,000 messages are scrolled through smoothly, and few of them are drawn", { timeout: 90_000 }, async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+test("5,000 messages are scrolled through smoothly, and few of them are drawn", { timeout: 180_000 }, async ({ open, stack, couple: { customer, vendor, conversation } }) => {
   const all = await fill(stack, conversation, [customer, vendor, vendor], HISTORY);
   const casey = await open({ person: customer, conversation });
   await casey.row(all.at(-1) ?? "").waitFor();

@@ -14,17 +14,17 @@ test("scrolling up brings what is older, without a jump", async ({ open, stack, 
   const isAtEnd = () => log.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight < 2);
   await expect.poll(isAtEnd).toBe(true);
 
-  // Where the first message stood before, and stands when there is more above it; both in one turn of the page.
+  // Where the first message stood in the last frame before there was more above it, and where it stands in the next.
   const moved = await log.evaluate(async (element) => {
-    const top = () => element.querySelector(".pl-log-top")?.textContent;
-    element.scrollTop = 0;
-    const shown = () => [...element.querySelectorAll<HTMLElement>(".pl-message")];
-    while (shown()[0]?.closest("li")?.dataset.index !== "0") await new Promise(requestAnimationFrame);
-    const first = shown()[0] as HTMLElement;
-    const before = first.getBoundingClientRect().top;
-    const count = element.scrollHeight;
-    while (element.scrollHeight < count + 500 && top() !== "The conversation begins here.") await new Promise(requestAnimationFrame);
-    return Math.abs(first.getBoundingClientRect().top - before);
+    let first: HTMLElement | undefined;
+    let before = 0;
+    for (;;) {
+      if (first?.dataset.index !== undefined && first.dataset.index !== "0") return Math.abs(first.getBoundingClientRect().top - before);
+      element.scrollTop = 0;
+      first = element.querySelector<HTMLElement>('[data-index="0"]') ?? undefined;
+      before = first?.getBoundingClientRect().top ?? 0;
+      await new Promise(requestAnimationFrame);
+    }
   });
   // It no longer begins its group, so it stands a little nearer to the one above.
   expect(moved).toBeLessThan(15);
@@ -35,6 +35,32 @@ test("scrolling up brings what is older, without a jump", async ({ open, stack, 
   await casey.page.getByRole("button", { name: "1 new" }).click();
   await expect.poll(isAtEnd).toBe(true);
   expect((await casey.contents()).at(-1)).toBe("news");
+});
+
+test("more unread than fits opens at its beginning, and is read at its end, which stays in sight", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  await say(stack, conversation, customer, "Hello?");
+  for (let count = 1; count <= 25; count++) await say(stack, conversation, vendor, `unread ${count}`);
+  const casey = await open({ person: customer, conversation });
+  const divider = casey.page.locator(".pl-new");
+  await divider.waitFor();
+  const log = casey.page.getByTestId("log");
+  const fromTop = async () => ((await divider.boundingBox())?.y ?? 0) - ((await log.boundingBox())?.y ?? 0);
+  await expect.poll(fromTop).toBeLessThan(20);
+  expect(await fromTop()).toBeGreaterThanOrEqual(0);
+  expect(await casey.unread("Vera")).toBe("25");
+  await casey.page.getByRole("button", { name: "To the newest message" }).click();
+  await expect.poll(() => casey.unread("Vera")).toBe("");
+
+  const vera = await open({ person: vendor, conversation });
+  await vera.row("unread 25").waitFor();
+  await vera.page.getByRole("button", { name: "Make a quote" }).click();
+  const isAtEnd = () => vera.page.getByTestId("log").evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight < 2);
+  await expect.poll(isAtEnd).toBe(true);
+  await vera.page.getByLabel("What for").press("Escape");
+  await vera.page.getByLabel("What for").waitFor({ state: "detached" });
+  await casey.send("long ".repeat(60));
+  await vera.row("long long").waitFor();
+  await expect.poll(isAtEnd).toBe(true);
 });
 
 /** Everything that sticks out of a window to the side. */
@@ -82,4 +108,21 @@ test.for([320, 390])("nothing sticks out of a phone %i px wide", async (width, {
   await casey.page.getByRole("button", { name: "New conversation" }).tap();
   await casey.page.getByLabel("Talk with (user id)").waitFor();
   expect(await wide(casey.page)).toEqual([]);
+});
+
+test.for([390, 1_200])("both demo people talk side by side, %i px wide", async (width, { open }) => {
+  const { page } = await open({ as: "both", viewport: { width, height: 800 } });
+  const [casey, vera] = [page.getByRole("region", { name: "Casey", exact: true }), page.getByRole("region", { name: "Vera", exact: true })];
+  const what = `Lunch for ${width}`;
+  await casey.getByLabel("Message", { exact: true }).fill(`${what}?`);
+  await casey.getByLabel("Message", { exact: true }).press("Enter");
+  await vera.locator(".pl-content", { hasText: `${what}?` }).waitFor();
+  await vera.getByRole("button", { name: "Make a quote" }).click();
+  await vera.getByLabel("What for").fill(what);
+  await vera.getByLabel("Amount (GBP)").fill("1850");
+  expect(await wide(page)).toEqual([]);
+  await vera.getByRole("button", { name: "Send the quote" }).click();
+  const card = casey.locator(".pl-card", { has: page.getByText(what, { exact: true }) });
+  await card.getByText("£1,850.00").waitFor();
+  expect(await wide(page)).toEqual([]);
 });

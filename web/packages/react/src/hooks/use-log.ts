@@ -53,35 +53,43 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
     directDomUpdatesMode: "position",
   });
 
-  /** Says where the log is, and asks for more if that is near its beginning. */
+  /** Tells what is in sight, and asks for more if that is near the beginning. */
   const settle = useCallback(() => {
     const element = scroller.current;
     if (!element || element.clientHeight === 0) return;
-    const { scrollTop, scrollHeight, clientHeight } = element;
-    atEnd.current = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX;
     setIsAtEnd(atEnd.current);
     if (atEnd.current && document.visibilityState === "visible") {
       seenSeq.current = Math.max(seenSeq.current, lastSeq(rows));
       onSeen();
     }
-    const isNearStart = scrollTop < Math.max(NEAR_START_PX, clientHeight);
+    const isNearStart = element.scrollTop < Math.max(NEAR_START_PX, element.clientHeight);
     if (isNearStart && hasOlder && !isLoadingOlder && !olderFailed && rows.length > 0) {
       // Not again by itself: scrolling would ask without end.
       loadOlder().catch(() => setOlderFailed(true));
     }
   }, [scroller, rows, hasOlder, isLoadingOlder, olderFailed, loadOlder, onSeen]);
 
-  const toEnd = useCallback(() => virtualizer.scrollToEnd(), [virtualizer]);
+  /** Only scrolling leaves the end: what comes, or takes room, does not. */
+  const scrolled = useCallback(() => {
+    const { scrollTop = 0, scrollHeight = 0, clientHeight = 0 } = scroller.current ?? {};
+    atEnd.current = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX;
+    settle();
+  }, [scroller, settle]);
 
-  useOpening(rows, scroller, virtualizer);
-  useFollowing(rows, toEnd);
+  const toEnd = useCallback(() => {
+    atEnd.current = true;
+    virtualizer.scrollToEnd();
+  }, [virtualizer]);
+
+  useOpening(rows, scroller, virtualizer, atEnd);
+  useFollowing(rows, atEnd, toEnd);
 
   // After everything that moves the log.
   useEffect(settle);
   useEffect(() => {
     const element = scroller.current;
     if (!element) return;
-    // The window, or a keyboard on the screen, takes room: the end stays in sight.
+    // The window, a form, or a keyboard on the screen takes room: the end stays in sight.
     const observer = new ResizeObserver(() => {
       if (atEnd.current) virtualizer.scrollToEnd();
     });
@@ -94,31 +102,34 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
   }, [settle]);
 
   const unseen = isAtEnd || seenSeq.current === 0 ? 0 : countAfter(rows, seenSeq.current);
-  return { virtualizer, isAtEnd, unseen, olderFailed, settle, toEnd, tryOlder: () => setOlderFailed(false) };
+  return { virtualizer, isAtEnd, unseen, olderFailed, scrolled, toEnd, tryOlder: () => setOlderFailed(false) };
 }
 
 type Log = ReturnType<typeof useVirtualizer<HTMLDivElement, HTMLLIElement>>;
 
 /** Opens at the end; at what is unread, if that is more than fits. */
-function useOpening(rows: readonly Row[], scroller: RefObject<HTMLDivElement | null>, virtualizer: Log): void {
+function useOpening(rows: readonly Row[], scroller: RefObject<HTMLDivElement | null>, virtualizer: Log, atEnd: RefObject<boolean>): void {
   const isOpened = useRef(false);
   useLayoutEffect(() => {
     if (isOpened.current || rows.length === 0) return;
     isOpened.current = true;
     const unread = rows.findIndex(({ isUnreadStart }) => isUnreadStart);
     const height = unread < 0 ? 0 : rows.slice(unread).reduce((sum, row) => sum + estimate(row), 0);
-    if (height > (scroller.current?.clientHeight ?? 0)) virtualizer.scrollToIndex(unread, { align: "start" });
-    else virtualizer.scrollToEnd();
-  }, [rows, scroller, virtualizer]);
+    atEnd.current = height <= (scroller.current?.clientHeight ?? 0);
+    if (atEnd.current) virtualizer.scrollToEnd();
+    else virtualizer.scrollToIndex(unread, { align: "start" });
+  }, [rows, scroller, virtualizer, atEnd]);
 }
 
-/** What I send, I want to see. */
-function useFollowing(rows: readonly Row[], toEnd: () => void): void {
+/** Who is at the end sees what comes; and what I send, I want to see. */
+function useFollowing(rows: readonly Row[], atEnd: RefObject<boolean>, toEnd: () => void): void {
   const last = rows.at(-1);
-  const sending = last?.message.isMine && last.message.state === "sending" ? last.key : undefined;
+  const held = useRef(last?.key);
   useLayoutEffect(() => {
-    if (sending !== undefined) toEnd();
-  }, [sending, toEnd]);
+    const isNew = last !== undefined && held.current !== undefined && last.key !== held.current;
+    held.current = last?.key;
+    if (isNew && (atEnd.current || (last.message.isMine && last.message.state === "sending"))) toEnd();
+  }, [last, atEnd, toEnd]);
 }
 
 /** Height of a row in pixels, before it was measured. */

@@ -118,7 +118,7 @@ export function Composer(props: ComposerProps) {
           onBlur={() => setTyping(false)}
         />
         {maxChars > 0 && length >= maxChars * NEAR_LIMIT && (
-          <span className="pl-counter" data-over={isTooLong || undefined} role="status">
+          <span className="pl-counter" data-over={isTooLong || undefined} role="status" dir="ltr">
             {length} / {maxChars}
           </span>
         )}

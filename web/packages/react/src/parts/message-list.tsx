@@ -30,7 +30,7 @@ export const MessageList = memo(function MessageList(props: MessageListProps) {
   const [open, setOpen] = useState<string>();
   const [current, setCurrent] = useState<string>();
   const log = useLog(scroller, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned: current });
-  const { virtualizer, isAtEnd, unseen, olderFailed, settle, toEnd, tryOlder } = log;
+  const { virtualizer, isAtEnd, unseen, olderFailed, scrolled, toEnd, tryOlder } = log;
   const { actions: given } = props;
   const actions = useMemo(() => ({ ...given, toggle: setOpen }), [given]);
 
@@ -66,7 +66,7 @@ export const MessageList = memo(function MessageList(props: MessageListProps) {
         aria-busy={isBusy || isLoadingOlder}
         tabIndex={0}
         data-testid="log"
-        onScroll={settle}
+        onScroll={scrolled}
         onKeyDown={walk}
       >
         <div className="pl-rows" ref={virtualizer.containerRef}>
