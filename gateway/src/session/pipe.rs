@@ -234,6 +234,12 @@ impl<W: Wire> Pipe<W> {
         out.queue.take()
     }
 
+    /// Whether something waits to be taken.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.out.lock().queue.is_empty()
+    }
+
     /// What waits for a slow reader: bytes, and since when in node milliseconds.
     #[must_use]
     pub fn waiting(&self) -> Option<(usize, u64)> {

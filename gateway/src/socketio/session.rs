@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// What a session's packets go over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Stage {
     Polling,
