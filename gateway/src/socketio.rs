@@ -10,6 +10,7 @@ pub mod problem;
 pub mod session;
 pub mod sessions;
 pub mod socket;
+pub mod state;
 pub mod voice;
 
 use std::{sync::Arc, time::Instant};
@@ -23,10 +24,7 @@ use hyper::{HeaderMap, Method, header::AUTHORIZATION};
 use serde::Deserialize;
 use serde_json::json;
 
-use self::{
-    problem::Problem,
-    session::{Session, Stage},
-};
+use self::{problem::Problem, session::Session, state::Stage};
 use crate::{
     http::{
         NOSNIFF, known,

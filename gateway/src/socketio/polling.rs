@@ -19,7 +19,8 @@ use super::{
     late::{self, CLOSE, NOOP, SEPARATOR},
     packet::Violation,
     problem::Problem,
-    session::{Session, Stage},
+    session::Session,
+    state::Stage,
 };
 use crate::{clock, server::Gateway};
 
