@@ -4,6 +4,7 @@ mod caller;
 mod conversations;
 mod front;
 mod input;
+pub mod lent;
 mod messages;
 mod openapi;
 mod participants;

@@ -28,7 +28,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::Chat,
     config::Config,
-    http, metrics,
+    http::{
+        self,
+        lent::{Desk, Lent, Waiting},
+    },
+    metrics,
     session::sweep,
     socketio::sessions::{self, Sessions},
 };
@@ -215,16 +219,33 @@ async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, c
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(32 * 1_024)
-        .serve_connection(TokioIo::new(stream), front)
-        .with_upgrades();
-    let mut served = std::pin::pin!(served);
-    tokio::select! {
-        _ = served.as_mut() => return,
-        () = closing.cancelled() => served.as_mut().graceful_shutdown(),
+    let desk = Arc::new(Desk::default());
+    let mut lent = Lent::new(stream, Vec::new(), desk.clone());
+    loop {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_buf_size(32 * 1_024)
+            .serve_connection(TokioIo::new(lent), front.at(desk.clone()))
+            .with_upgrades();
+        // On the heap, which it leaves while a request is set aside.
+        let mut served = Box::pin(served);
+        tokio::select! {
+            _ = served.as_mut() => {}
+            () = closing.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                let _ = served.as_mut().await;
+            }
+        }
+        drop(served);
+        let Some(Waiting { place, stream, request }) = desk.take() else { return };
+        tokio::select! {
+            () = place.has_news() => {}
+            // The client is gone, or can't wait: that is hyper's to find out.
+            _ = stream.readable() => desk.stay(),
+            () = closing.cancelled() => desk.stay(),
+        }
+        drop(place);
+        lent = Lent::new(stream, request, desk.clone());
     }
-    let _ = served.await;
 }

@@ -6,3 +6,4 @@ pub mod outbox;
 pub mod pipe;
 pub mod registry;
 pub mod sweep;
+pub mod wire;

@@ -10,6 +10,7 @@ pub mod problem;
 pub mod session;
 pub mod sessions;
 pub mod socket;
+pub mod state;
 pub mod voice;
 
 use std::{sync::Arc, time::Instant};
@@ -23,12 +24,12 @@ use hyper::{HeaderMap, Method, header::AUTHORIZATION};
 use serde::Deserialize;
 use serde_json::json;
 
-use self::{
-    problem::Problem,
-    session::{Session, Stage},
-};
+use self::{problem::Problem, session::Session, state::Stage};
 use crate::{
-    http::{NOSNIFF, known},
+    http::{
+        NOSNIFF, known,
+        lent::{Desk, SetAside},
+    },
     metrics, origin,
     server::Gateway,
     ws,
@@ -53,12 +54,24 @@ struct Asked {
 }
 
 /// Answers a request.
-pub async fn serve(gateway: Arc<Gateway>, request: Request) -> Response {
+///
+/// # Errors
+/// [`SetAside`] if it waits on the desk.
+pub async fn serve(gateway: Arc<Gateway>, desk: Arc<Desk>, request: Request) -> Result<Response, SetAside> {
     let began = Instant::now();
-    let method = known(request.method());
+    let (method, uri) = (known(request.method()), request.uri().clone());
     let mut response = match sort(&gateway, request) {
         Errand::Done(response) => response,
-        Errand::Fetch(session) => polling::get(&gateway, &session).await,
+        Errand::Fetch(session) => match polling::glance(&gateway, session) {
+            Ok(response) => response,
+            Err(place) => {
+                let target = uri.path_and_query().map_or("", |target| target.as_str());
+                match desk.set_aside(target, place) {
+                    Ok(()) => return Err(SetAside),
+                    Err(place) => polling::wait(&gateway, place).await,
+                }
+            }
+        },
         // On the heap, so that it takes no room in one that waits.
         Errand::Bring(session, body) => Box::pin(polling::post(&gateway, &session, body)).await,
     };
@@ -67,7 +80,7 @@ pub async fn serve(gateway: Arc<Gateway>, request: Request) -> Response {
         metrics::http_request(PATH, method, response.status().as_u16(), began.elapsed());
     }
     response.headers_mut().extend([NOSNIFF]);
-    response
+    Ok(response)
 }
 
 /// What a request is for.

@@ -23,7 +23,11 @@ use partyline_shared::{
 };
 use tokio::net::TcpStream;
 
-use crate::{http::problem::Problem, metrics, origin, server::Gateway};
+use crate::{
+    http::{lent::Lent, problem::Problem},
+    metrics, origin,
+    server::Gateway,
+};
 
 /// `GET /ws`: refuses before the upgrade whoever may not come in.
 pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
@@ -69,10 +73,12 @@ pub fn switch(
             Ok(socket) => socket.into_inner(),
             Err(error) => return tracing::debug!(%error, "handshake not finished"),
         };
-        let Ok(parts) = socket.into_inner().downcast::<TokioIo<TcpStream>>() else {
-            return tracing::error!("the upgraded socket is no TCP stream");
+        let Ok(parts) = socket.into_inner().downcast::<TokioIo<Lent>>() else {
+            return tracing::error!("the upgraded socket is not ours");
         };
-        take(parts.io.into_inner(), parts.read_buf.to_vec());
+        if let Some(stream) = parts.io.into_inner().into_stream() {
+            take(stream, parts.read_buf.to_vec());
+        }
     });
     Ok(response.map(|_| Body::empty()))
 }

@@ -1,18 +1,14 @@
 //! What a connection's requests come to first. Socket.IO's go past the router: one that waits for packets takes memory
-//! for as long as it waits, and what the router puts around it would be most of that.
+//! for as long as it waits, and what the router puts around it is a good part of that.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    response::{IntoResponse, Response},
-};
+use axum::{Router, body::Body, extract::Request, response::Response};
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::CorsLayer;
 
+use super::lent::{Desk, SetAside};
 use crate::{server::Gateway, socketio};
 
 /// Everything that the public port answers.
@@ -30,23 +26,34 @@ impl Front {
         let cors = super::cors(&gateway.chat.config.allowed_origins).allow_credentials(true);
         Self { router: super::app(gateway.clone()), gateway, cors }
     }
+
+    /// For one connection.
+    #[must_use]
+    pub fn at(&self, desk: Arc<Desk>) -> Visit {
+        Visit { front: self.clone(), desk }
+    }
 }
 
-impl hyper::service::Service<hyper::Request<Incoming>> for Front {
+/// What one connection's requests come to.
+pub struct Visit {
+    front: Front,
+    desk: Arc<Desk>,
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for Visit {
     type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Error = SetAside;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, SetAside>> + Send>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let request = request.map(Body::new);
+        let front = &self.front;
         if !socketio::serves(request.uri().path()) {
-            return Box::pin(self.router.clone().oneshot(request));
+            let answer = front.router.clone().oneshot(request);
+            return Box::pin(async { Ok(answer.await.unwrap_or_else(|never| match never {})) });
         }
-        let gateway = self.gateway.clone();
-        let serve = move |request: Request| {
-            let answer = socketio::serve(gateway.clone(), request);
-            async { Ok::<_, Infallible>(answer.await.into_response()) }
-        };
-        Box::pin(self.cors.layer(service_fn(serve)).oneshot(request))
+        let (gateway, desk) = (front.gateway.clone(), self.desk.clone());
+        let serve = move |request: Request| socketio::serve(gateway.clone(), desk.clone(), request);
+        Box::pin(front.cors.layer(service_fn(serve)).oneshot(request))
     }
 }

@@ -66,7 +66,7 @@ fn clients() {
     describe_gauge!(CONNECTIONS, "Open sockets, by protocol");
     describe_counter!(CONNECTIONS_OPENED, "Sockets opened, by protocol");
     describe_counter!(CONNECTIONS_CLOSED, "Sockets closed, by reason");
-    describe_counter!(HANDSHAKES_REFUSED, "Sockets refused before the upgrade, by reason");
+    describe_counter!(HANDSHAKES_REFUSED, "Handshakes refused, by reason");
     describe_gauge!(
         DRAIN_DEADLINE,
         Unit::Seconds,

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use partyline_shared::{claims::Identity, ids::ConversationId, wire::CloseCode};
 
-use super::pipe::{Native, Pipe};
+use super::{pipe::Pipe, wire::Native};
 use crate::{
     encode::Frame,
     metrics::{ConnectionGuard, Protocol},

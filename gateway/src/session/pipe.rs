@@ -2,8 +2,6 @@
 //! the kernel's buffer is full does the frame queue up and the connection's own task take over.
 
 use std::{
-    fmt,
-    io::{self, IoSlice},
     num::NonZeroU64,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
@@ -11,9 +9,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use partyline_shared::wire::CloseCode;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
-use super::outbox::{Outbox, Overflow};
+use super::{
+    outbox::{Outbox, Overflow},
+    wire::Wire,
+};
 use crate::{
     clock,
     encode::{self, Class, Frame},
@@ -22,32 +23,6 @@ use crate::{
 
 /// Bytes that protocol answers (pongs) may add to a queue that its reader doesn't empty.
 const CONTROL_ALLOWANCE: usize = 4_096;
-
-/// What a pipe's bytes go to.
-pub trait Wire: fmt::Debug {
-    /// Writes without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` if it takes nothing now; anything else if it is broken.
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-
-    /// The last bytes that a client gets: why it is closed, and whether and when it comes back.
-    fn goodbye(code: CloseCode, special: Option<&str>, retry_after_ms: Option<u64>) -> Bytes;
-}
-
-/// A native WebSocket.
-#[derive(Debug)]
-pub struct Native(pub TcpStream);
-
-impl Wire for Native {
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn goodbye(code: CloseCode, special: Option<&str>, retry_after_ms: Option<u64>) -> Bytes {
-        encode::close(code, special, retry_after_ms)
-    }
-}
 
 /// What waits for one client, and where it goes.
 #[derive(Debug)]
@@ -232,6 +207,12 @@ impl<W: Wire> Pipe<W> {
         let mut out = self.out.lock();
         out.waiting_since = None;
         out.queue.take()
+    }
+
+    /// Whether something waits to be taken.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.out.lock().queue.is_empty()
     }
 
     /// What waits for a slow reader: bytes, and since when in node milliseconds.

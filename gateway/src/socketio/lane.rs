@@ -10,7 +10,8 @@ use super::{
     asked::Asked,
     late,
     packet::{Violation, parse_event},
-    session::{Session, Turn, Who},
+    session::Session,
+    state::{Turn, Who},
     voice::Reply,
 };
 use crate::{

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     encode::{self, Class, Frame},
-    session::pipe::Wire,
+    session::wire::Wire,
 };
 
 /// Engine.IO's ping, as a text frame.

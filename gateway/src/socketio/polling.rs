@@ -19,67 +19,98 @@ use super::{
     late::{self, CLOSE, NOOP, SEPARATOR},
     packet::Violation,
     problem::Problem,
-    session::{Session, Stage},
+    session::Session,
+    state::Stage,
 };
 use crate::{clock, server::Gateway};
 
 const OVERLAP: Violation = Violation("overlapping_requests");
 
-/// The one request of its kind that a session may have under way.
-struct Place<'a>(&'a AtomicBool);
+/// The one request for packets that a session may have under way.
+#[derive(Debug)]
+pub struct Place(Arc<Session>);
 
-impl<'a> Place<'a> {
-    fn take(place: &'a AtomicBool) -> Option<Self> {
-        (!place.swap(true, Ordering::AcqRel)).then_some(Self(place))
+impl Place {
+    /// Waits until there is something to answer.
+    pub async fn has_news(&self) {
+        let session = &self.0;
+        loop {
+            let mut ends = std::pin::pin!(session.poll_ends.notified());
+            ends.as_mut().enable();
+            if session.pipe.has_waiting() || session.pipe.is_gone() || session.stage() > Stage::Probing {
+                return;
+            }
+            tokio::select! {
+                () = session.pipe.woken() => {}
+                () = ends => {}
+            }
+        }
+    }
+
+    /// What there is to answer now.
+    fn look(&self, gateway: &Arc<Gateway>) -> Option<Response> {
+        let session = &self.0;
+        if session.pipe.is_gone() {
+            return Some(text(CLOSE.into()));
+        }
+        let (stage, is_last) = (session.stage(), session.pipe.is_closing());
+        let waiting = if stage == Stage::WebSocket { Vec::new() } else { session.pipe.take() };
+        if waiting.is_empty() {
+            return (stage > Stage::Probing).then(|| text(NOOP.into()));
+        }
+        if is_last {
+            session.end(gateway);
+        }
+        Some(text(late::payload(&waiting)))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.polled.store(false, Ordering::Release);
+    }
+}
+
+/// Answers a request for packets at once, if there is an answer.
+///
+/// # Errors
+/// Its place, from where it has to wait.
+pub fn glance(gateway: &Arc<Gateway>, session: Arc<Session>) -> Result<Response, Place> {
+    if session.polled.swap(true, Ordering::AcqRel) {
+        session.break_off(OVERLAP);
+        return Ok(Problem::BadRequest.into_response());
+    }
+    session.pipe.heard(clock::seconds());
+    let place = Place(session);
+    place.look(gateway).ok_or(place)
+}
+
+/// Waits for packets; a ping is the last that it waits for.
+pub async fn wait(gateway: &Arc<Gateway>, place: Place) -> Response {
+    loop {
+        place.has_news().await;
+        if let Some(response) = place.look(gateway) {
+            return response;
+        }
+    }
+}
+
+/// The one request that brings packets.
+struct Bringing<'a>(&'a AtomicBool);
+
+impl Drop for Bringing<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
 }
 
-/// Waits for packets; a ping is the last that it waits for.
-pub async fn get(gateway: &Arc<Gateway>, session: &Arc<Session>) -> Response {
-    let Some(_place) = Place::take(&session.polled) else {
-        session.break_off(OVERLAP);
-        return Problem::BadRequest.into_response();
-    };
-    session.pipe.heard(clock::seconds());
-    loop {
-        let mut ends = std::pin::pin!(session.poll_ends.notified());
-        ends.as_mut().enable();
-        if session.pipe.is_gone() {
-            return text(CLOSE.into());
-        }
-        if session.stage() == Stage::WebSocket {
-            return text(NOOP.into());
-        }
-        let is_last = session.pipe.is_closing();
-        let waiting = session.pipe.take();
-        if !waiting.is_empty() {
-            if is_last {
-                session.end(gateway);
-            }
-            return text(late::payload(&waiting));
-        }
-        if session.stage() == Stage::Upgrading {
-            return text(NOOP.into());
-        }
-        tokio::select! {
-            () = session.pipe.woken() => {}
-            () = ends => {}
-        }
-    }
-}
-
 /// Takes packets, and answers when all that they ask is done: so a client's memory holds what it sends too fast.
 pub async fn post(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Body) -> Response {
-    let Some(_place) = Place::take(&session.posted) else {
+    if session.posted.swap(true, Ordering::AcqRel) {
         session.break_off(OVERLAP);
         return Problem::BadRequest.into_response();
-    };
+    }
+    let _bringing = Bringing(&session.posted);
     let limits = &gateway.chat.config.limits;
     let patience = Duration::from_secs(u64::from(limits.handshake_seconds));
     let Ok(read) = tokio::time::timeout(patience, to_bytes(body, limits.max_frame_bytes as usize)).await else {

@@ -20,6 +20,7 @@ use super::{
     lane,
     late::Late,
     packet::{Packet, Violation},
+    state::{Stage, Turn, Who},
     voice::Voice,
 };
 use crate::{
@@ -27,52 +28,9 @@ use crate::{
     encode::Frame,
     metrics,
     server::Gateway,
-    session::{
-        conn::{Conn, Remote},
-        life,
-        pipe::Pipe,
-    },
+    session::{conn::Remote, life, pipe::Pipe},
     ws::task::limiter,
 };
-
-/// What a session's packets go over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Stage {
-    Polling,
-    /// A WebSocket is there and has not proved that it works.
-    Probing,
-    /// It works, and the client ends its polling.
-    Upgrading,
-    WebSocket,
-}
-
-/// What is to be done, one after the other.
-#[derive(Debug)]
-pub enum Turn {
-    /// The JSON that a client authenticates with.
-    Connect {
-        namespace: String,
-        auth: Option<String>,
-    },
-    /// An event's JSON, and the number of the callback that waits for an answer.
-    Event {
-        id: Option<u64>,
-        json: String,
-    },
-    Disconnect,
-}
-
-/// Who is behind a session.
-#[derive(Debug)]
-pub enum Who {
-    /// Nobody has said yet; a token may have come with the handshake.
-    Stranger {
-        bearer: Option<String>,
-    },
-    Known(Arc<Conn>),
-    Gone,
-}
 
 #[derive(Debug, Default)]
 struct Lane {

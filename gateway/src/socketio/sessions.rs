@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::{
     late::PING,
-    session::{Session, Stage, Who},
+    session::Session,
+    state::{Stage, Who},
 };
 use crate::{clock, server::Gateway};
 

@@ -4,10 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
-use super::{
-    late,
-    session::{Session, Stage},
-};
+use super::{late, session::Session, state::Stage};
 use crate::{
     server::Gateway,
     session::pipe::Duty,

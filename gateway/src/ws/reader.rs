@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::frame::{Decoder, Message, Violation};
 use crate::{
     clock, encode,
-    session::pipe::{Pipe, Wire},
+    session::{pipe::Pipe, wire::Wire},
 };
 
 /// Bytes in one read: two of the largest frames, by default.

@@ -18,7 +18,8 @@ use crate::{
     session::{
         conn::{Conn, Link},
         life,
-        pipe::{Duty, Native, Pipe},
+        pipe::{Duty, Pipe},
+        wire::Native,
     },
 };
 

@@ -19,5 +19,6 @@ mod presence;
 mod reading;
 mod requests;
 mod rest;
+mod socketio;
 mod support;
 mod tokens;

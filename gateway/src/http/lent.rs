@@ -1,0 +1,189 @@
+//! A connection's socket, lent to hyper and had back while a request waits for packets: hyper's buffers are most of what
+//! an idle polling client would take. The bytes of that request are kept; when there is an answer, hyper reads them
+//! again. So all of HTTP stays hyper's.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::socketio::polling::Place;
+
+/// How the requests begin that may wait.
+const START: &[u8] = b"GET /socket.io";
+/// The longest that is kept, in bytes; a longer one waits in hyper.
+const LONGEST: usize = 8 * 1_024;
+
+/// The request under way was set aside; not an error that anybody sees.
+#[derive(Debug, thiserror::Error)]
+#[error("the request waits elsewhere")]
+pub struct SetAside;
+
+/// What a connection's lender and its request share.
+#[derive(Debug, Default)]
+pub struct Desk(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was read since the last answer, if that may be worth it.
+    read: Vec<u8>,
+    keeping: Keeping,
+    waiting: Option<Place>,
+    stream: Option<TcpStream>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Keeping {
+    /// Nothing was read since the last answer.
+    #[default]
+    Unknown,
+    Yes,
+    No,
+}
+
+/// What was set aside.
+#[derive(Debug)]
+pub struct Waiting {
+    pub place: Place,
+    pub stream: TcpStream,
+    /// The request, to be read again.
+    pub request: Vec<u8>,
+}
+
+impl Desk {
+    /// Sets the request of this target aside, if all of it is here. Then it must fail with [`SetAside`].
+    ///
+    /// # Errors
+    /// Gives the place back if the request must wait where it is.
+    pub fn set_aside(&self, target: &str, place: Place) -> Result<(), Place> {
+        let mut state = self.0.lock();
+        let is_whole = state.keeping == Keeping::Yes
+            && state.read.strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(target.as_bytes())).is_some();
+        if !is_whole {
+            return Err(place);
+        }
+        state.waiting = Some(place);
+        Ok(())
+    }
+
+    /// What was set aside, once hyper has let go of the socket.
+    pub fn take(&self) -> Option<Waiting> {
+        let mut state = self.0.lock();
+        let (place, stream) = (state.waiting.take()?, state.stream.take()?);
+        Some(Waiting { place, stream, request: std::mem::take(&mut state.read) })
+    }
+
+    fn note(&self, bytes: &[u8]) {
+        let mut state = self.0.lock();
+        if state.keeping == Keeping::Unknown && !bytes.is_empty() {
+            state.keeping = if bytes.starts_with(START) { Keeping::Yes } else { Keeping::No };
+        }
+        if state.keeping == Keeping::Yes {
+            if state.read.len() + bytes.len() > LONGEST {
+                state.keeping = Keeping::No;
+                state.read = Vec::new();
+            } else {
+                state.read.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The request under way waits where it is.
+    pub fn stay(&self) {
+        self.0.lock().keeping = Keeping::No;
+    }
+
+    fn answered(&self) {
+        let mut state = self.0.lock();
+        state.read = Vec::new();
+        state.keeping = Keeping::Unknown;
+    }
+}
+
+/// The socket, as hyper has it.
+#[derive(Debug)]
+pub struct Lent {
+    stream: Option<TcpStream>,
+    /// To be read before anything else.
+    again: io::Cursor<Vec<u8>>,
+    desk: Arc<Desk>,
+}
+
+impl Lent {
+    #[must_use]
+    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>) -> Self {
+        Self { stream: Some(stream), again: io::Cursor::new(again), desk }
+    }
+
+    /// The socket for good; nothing was read of it that hyper doesn't have.
+    #[must_use]
+    pub fn into_stream(mut self) -> Option<TcpStream> {
+        self.stream.take()
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut state = self.desk.0.lock();
+        if state.waiting.is_some() {
+            state.stream = self.stream.take();
+        }
+    }
+}
+
+impl AsyncRead for Lent {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let left = self.again.get_ref().len() - self.again.position() as usize;
+        if left > 0 {
+            ready!(Pin::new(&mut self.again).poll_read(cx, buf))?;
+            if left == buf.filled().len() - before {
+                self.again = io::Cursor::default();
+            }
+        } else {
+            ready!(self.stream()?.poll_read(cx, buf))?;
+        }
+        self.desk.note(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Lent {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.desk.answered();
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.desk.answered();
+        self.stream()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}

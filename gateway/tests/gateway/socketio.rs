@@ -1,0 +1,302 @@
+//! Socket.IO's edges, written by hand: what the official client never does, or doesn't show. That client's own tests are
+//! in `gateway/tests/socketio`.
+
+use std::collections::VecDeque;
+
+use devstack::testing::{Launch, Process};
+use futures_util::{SinkExt, StreamExt};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+use crate::{
+    person::connect,
+    support::{Answer, PATIENCE, World, answer, client_id, messages_of, until},
+};
+
+/// A path with a query, for one transport.
+fn path(transport: &str, rest: &str) -> String {
+    format!("/socket.io/?EIO=4&transport={transport}{rest}")
+}
+
+/// A WebSocket, packet by packet.
+struct Raw(WebSocketStream<TcpStream>);
+
+impl Raw {
+    async fn open(gateway: &Process, rest: &str) -> Self {
+        let request = gateway.url(&path("websocket", rest)).replace("http", "ws").into_client_request().unwrap();
+        Self(connect(gateway, request).await.unwrap().0)
+    }
+
+    /// Inside the namespace, after `connected`.
+    async fn come(gateway: &Process, token: &str) -> Self {
+        let mut raw = Self::open(gateway, "").await;
+        raw.say(&format!("40{}", json!({ "token": token }))).await;
+        raw.expect("42[\"connected\",").await;
+        raw
+    }
+
+    async fn say(&mut self, packet: &str) {
+        self.0.send(Message::text(packet)).await.unwrap();
+    }
+
+    /// The next packet, or the code of the close frame.
+    async fn read(&mut self) -> Result<String, u16> {
+        loop {
+            match timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap() {
+                Message::Text(text) => return Ok(text.to_string()),
+                Message::Close(frame) => return Err(frame.unwrap().code.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next packet that begins so.
+    async fn expect(&mut self, start: &str) -> String {
+        loop {
+            let packet = self.read().await.unwrap_or_else(|code| panic!("closed with {code}, waiting for {start}"));
+            if packet.starts_with(start) {
+                return packet;
+            }
+        }
+    }
+
+    /// Waits until the server has closed the socket, without a word.
+    async fn is_cut_off(&mut self) {
+        while let Some(Ok(message)) = timeout(PATIENCE, self.0.next()).await.expect("the socket stayed open") {
+            assert!(message.is_text(), "{message:?}");
+        }
+    }
+
+    /// All packets to the end but pings, and the close code.
+    async fn rest(mut self) -> (Vec<String>, u16) {
+        let mut packets = Vec::new();
+        loop {
+            match self.read().await {
+                Ok(packet) if packet == "2" => {}
+                Ok(packet) => packets.push(packet),
+                Err(code) => return (packets, code),
+            }
+        }
+    }
+}
+
+/// A session that polls.
+struct Poller<'a> {
+    world: &'a World,
+    gateway: &'a Process,
+    sid: String,
+    held: VecDeque<String>,
+}
+
+impl<'a> Poller<'a> {
+    async fn open(world: &'a World, gateway: &'a Process) -> Self {
+        let opened = answer(world.bare(gateway, Method::GET, &path("polling", ""))).await;
+        let told: Value = serde_json::from_str(opened.body.as_str().unwrap().strip_prefix('0').unwrap()).unwrap();
+        Self { world, gateway, sid: told["sid"].as_str().unwrap().to_owned(), held: VecDeque::new() }
+    }
+
+    async fn come(world: &'a World, gateway: &'a Process, user: &str) -> Self {
+        let mut poller = Self::open(world, gateway).await;
+        poller.post(&format!("40{}", json!({ "token": world.token(user) }))).await;
+        poller.expect("42[\"connected\",").await;
+        poller
+    }
+
+    fn request(&self, method: Method) -> reqwest::RequestBuilder {
+        self.world.bare(self.gateway, method, &path("polling", &format!("&sid={}", self.sid)))
+    }
+
+    async fn post(&self, body: &str) -> Answer {
+        answer(self.request(Method::POST).body(body.to_owned())).await
+    }
+
+    async fn get(&self) -> Answer {
+        answer(self.request(Method::GET)).await
+    }
+
+    async fn expect(&mut self, start: &str) -> String {
+        loop {
+            while let Some(packet) = self.held.pop_front() {
+                if packet.starts_with(start) {
+                    return packet;
+                }
+            }
+            // A single packet may be a number to the reader of JSON.
+            let body = self.get().await.body;
+            let text = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+            self.held.extend(text.split('\u{1e}').map(str::to_owned));
+        }
+    }
+}
+
+fn joins(chat: &str) -> String {
+    format!("42{}", json!(["join_conversation", { "conversation_id": chat }]))
+}
+
+fn closing(code: &str, number: u16) -> String {
+    format!("42[\"closing\",{{\"code\":\"{code}\",\"close_code\":{number}}}]")
+}
+
+async fn started(launch: Launch) -> Process {
+    launch.start().await.unwrap()
+}
+
+#[tokio::test]
+async fn whoever_breaks_the_protocol_is_told_and_stays_away() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let token = world.token("ann");
+    let large = format!("42[\"typing\",\"{}\"]", "x".repeat(16_384));
+    let broken = [
+        (Message::text("42nonsense"), "bad_packet"),
+        (Message::text("9"), "bad_packet"),
+        (Message::text("451-[\"send_message\",{\"_placeholder\":true,\"num\":0}]"), "binary_frame"),
+        (Message::binary(vec![1]), "binary_frame"),
+        (Message::text(large), "frame_too_large"),
+    ];
+    for (message, code) in broken {
+        let mut raw = Raw::come(&gateway, &token).await;
+        raw.0.send(message).await.unwrap();
+        assert_eq!(raw.rest().await, (vec![closing(code, 4500), "41".into()], 4500), "{code}");
+    }
+    let mut stranger = Raw::open(&gateway, "").await;
+    stranger.expect("0{").await;
+    stranger.say(&joins("x")).await;
+    assert_eq!(stranger.rest().await.0, [closing("not_connected", 4500), "41".into()]);
+    until("all to be gone", async || {
+        world.metric(&gateway, "partyline_gateway_connections{protocol=\"socketio\"}").await == 0.0
+    })
+    .await;
+    assert_eq!(world.metric(&gateway, "partyline_gateway_connections_opened_total{protocol=\"socketio\"}").await, 5.0);
+}
+
+#[tokio::test]
+async fn requests_that_are_wrong_get_engine_ios_codes() {
+    let world = World::new().await;
+    let gateway = started(world.launch().env("PARTYLINE_ALLOWED_ORIGINS", "https://shop.example")).await;
+    let unknown = format!("&sid={}", "0".repeat(32));
+    let requests = [
+        (Method::GET, "/socket.io/?EIO=3&transport=polling".to_owned(), 400, 5),
+        (Method::GET, "/socket.io/?EIO=4&transport=pigeon".to_owned(), 400, 0),
+        (Method::GET, path("polling", &unknown), 400, 1),
+        (Method::GET, path("polling", "&sid=nonsense"), 400, 1),
+        (Method::POST, path("polling", ""), 400, 2),
+        (Method::GET, path("websocket", ""), 400, 3),
+    ];
+    for (method, path, status, code) in requests {
+        let refused = answer(world.bare(&gateway, method, &path)).await;
+        assert_eq!((refused.status, &refused.body["code"]), (status, &json!(code)), "{path}");
+    }
+    let from = |origin, method| world.bare(&gateway, method, &path("polling", "")).header("origin", origin);
+    let refused = answer(from("https://evil.example", Method::GET)).await;
+    assert_eq!((refused.status, &refused.body["code"]), (403, &json!(4)));
+    let preflight = from("https://shop.example", Method::OPTIONS).header("access-control-request-method", "POST");
+    for allowed in [answer(from("https://shop.example", Method::GET)).await, answer(preflight).await] {
+        assert_eq!(allowed.status, 200);
+        assert_eq!(allowed.headers["access-control-allow-origin"], "https://shop.example");
+        assert_eq!(allowed.headers["access-control-allow-credentials"], "true");
+    }
+}
+
+#[tokio::test]
+async fn silence_flood_and_surplus_end_a_connection_as_they_do_natively() {
+    let world = World::new().await;
+    let launch = world.env.gateway().unwrap().env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "2");
+    let limits = [("PARTYLINE_HANDSHAKE_SECONDS", "1"), ("PARTYLINE_CONNECTIONS_PER_USER", "2")];
+    let launch = limits.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let gateway = started(launch.env("PARTYLINE_FRAMES_PER_SECOND", "5")).await;
+
+    let mut stranger = Raw::open(&gateway, "").await;
+    stranger.expect("0{").await;
+    let silent = Raw::come(&gateway, &world.token("ann")).await;
+    let mut answering = Raw::come(&gateway, &world.token("bob")).await;
+    for _ in 0..5 {
+        answering.expect("2").await;
+        answering.say("3").await;
+    }
+    let (packets, code) = silent.rest().await;
+    assert_eq!((packets, code), (vec![closing("idle_timeout", 4000)], 4000));
+    stranger.is_cut_off().await;
+
+    for n in 0..20 {
+        answering.say(&format!("42{n}[\"leave_conversation\",{{}}]")).await;
+    }
+    let (packets, code) = answering.rest().await;
+    let flooded = "42[\"closing\",{\"code\":\"too_many_frames\",\"close_code\":4029,\"retry_after_ms\":1000}]";
+    assert_eq!((packets.last().unwrap().as_str(), code), (flooded, 4029));
+
+    let mut eves = Vec::new();
+    for _ in 0..3 {
+        eves.push(Raw::come(&gateway, &world.token("eve")).await);
+    }
+    let oldest = eves.remove(0).rest().await;
+    assert_eq!(oldest, (vec![closing("replaced", 4009), "41".into()], 4009));
+}
+
+#[tokio::test]
+async fn a_client_that_polls_too_seldom_is_a_slow_reader() {
+    let world = World::new().await;
+    let gateway = started(world.launch().env("PARTYLINE_OUTBOUND_QUEUE_BYTES", "65536")).await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut slow = Poller::come(&world, &gateway, "ann").await;
+    slow.post(&joins(&chat)).await;
+    slow.expect("42[\"joined_conversation\",").await;
+    let mut bob = world.person(&gateway, "bob").await;
+    for n in 0..40 {
+        bob.send(&chat, &format!("{n} {}", "\u{1F600}".repeat(990))).await;
+    }
+    until("the queue to be full", async || {
+        world.metric(&gateway, "partyline_gateway_connections_closed_total{reason=\"too_slow\"}").await == 1.0
+    })
+    .await;
+    assert_eq!(slow.get().await.body, json!(format!("{}\u{1e}1", closing("too_slow", 4008))));
+    assert_eq!(slow.get().await.body["code"], 1, "the session is over");
+}
+
+#[tokio::test]
+async fn a_session_polls_once_at_a_time() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let poller = Poller::come(&world, &gateway, "ann").await;
+    let (one, other) = tokio::join!(poller.get(), poller.get());
+    let (refused, told) = if one.status == 400 { (one, other) } else { (other, one) };
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!(3)));
+    assert_eq!(told.body, json!(format!("{}\u{1e}41\u{1e}1", closing("overlapping_requests", 4500))));
+    let large = Poller::open(&world, &gateway).await;
+    assert_eq!(large.post(&"4".repeat(16_385)).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_session_goes_over_to_a_websocket_without_losing_a_packet() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut poller = Poller::come(&world, &gateway, "ann").await;
+    poller.post(&joins(&chat)).await;
+    poller.expect("42[\"joined_conversation\",").await;
+
+    let upgrade = async {
+        let mut raw = Raw::open(&gateway, &format!("&sid={}", poller.sid)).await;
+        raw.say("2probe").await;
+        assert_eq!(raw.read().await.unwrap(), "3probe");
+        raw
+    };
+    // What waits for packets is answered when the WebSocket has proved itself.
+    let (waiting, mut raw) = tokio::join!(poller.get(), upgrade);
+    assert_eq!(waiting.body, json!(6));
+    let sent = json!({ "client_id": client_id(), "content": "in between" });
+    assert_eq!(world.post(&gateway, "bob", &messages_of(&chat), sent).await.status, 200);
+    raw.0.feed(Message::text("5")).await.unwrap();
+    raw.say(&format!("427{}", json!(["send_message", { "conversation_id": chat, "content": "at once" }]))).await;
+    assert!(raw.expect("42[\"new_message\",").await.contains("in between"));
+    assert!(raw.expect("437[{\"status\":\"ok\",").await.contains("\"duplicate\":false"));
+    assert_eq!(poller.get().await.body["code"], 3, "it polls no more");
+    raw.say("41").await;
+    raw.is_cut_off().await;
+    assert_eq!(answer(poller.request(Method::POST).body("3")).await.body["code"], 1);
+}
