@@ -218,24 +218,7 @@ impl Inbox {
                 None if !moves => continue,
                 None => None,
             };
-            #[derive(Serialize)]
-            struct ConversationUpdated<'a> {
-                r#type: &'static str,
-                conversation_id: ConversationId,
-                reason: Reason,
-                last_message: Option<&'a RawValue>,
-                unread_count: Option<u32>,
-            }
-            let frame = Frame::of(
-                &ConversationUpdated {
-                    r#type: "conversation_updated",
-                    conversation_id: news.conversation_id,
-                    reason: news.reason,
-                    last_message: news.last_message.as_deref(),
-                    unread_count,
-                },
-                Class::Durable,
-            );
+            let frame = frame(news.conversation_id, news.reason, news.last_message.as_deref(), unread_count);
             for conn in self.registry.of(&key.0) {
                 if moves || !conn.has_joined(news.conversation_id) {
                     conn.send(&frame);
@@ -243,4 +226,29 @@ impl Inbox {
             }
         }
     }
+}
+
+/// Tells somebody of having been removed.
+#[must_use]
+pub fn removed(conversation: ConversationId) -> Frame {
+    frame(conversation, Reason::Removed, None, None)
+}
+
+fn frame(
+    conversation_id: ConversationId,
+    reason: Reason,
+    last_message: Option<&RawValue>,
+    unread_count: Option<u32>,
+) -> Frame {
+    #[derive(Serialize)]
+    struct ConversationUpdated<'a> {
+        r#type: &'static str,
+        conversation_id: ConversationId,
+        reason: Reason,
+        last_message: Option<&'a RawValue>,
+        unread_count: Option<u32>,
+    }
+    let news =
+        ConversationUpdated { r#type: "conversation_updated", conversation_id, reason, last_message, unread_count };
+    Frame::of(&news, Class::Durable)
 }

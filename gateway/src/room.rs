@@ -224,17 +224,22 @@ impl Room {
     }
 
     /// The participants changed: those who no longer belong stop receiving now.
-    pub fn set_membership(&self, membership: Arc<Membership>) {
+    ///
+    /// # Returns
+    /// The sockets of those.
+    pub fn set_membership(&self, membership: Arc<Membership>) -> Vec<Arc<Conn>> {
         self.membership.store(membership.clone());
-        self.expel(|user| membership.participant(user).is_none());
+        self.expel(|user| membership.participant(user).is_none())
     }
 
     /// Takes out everybody who fits.
-    fn expel(&self, fits: impl Fn(&UserId) -> bool) {
-        for conn in self.members().iter().filter(|member| fits(&member.identity.user_id)) {
+    fn expel(&self, fits: impl Fn(&UserId) -> bool) -> Vec<Arc<Conn>> {
+        let expelled: Vec<_> = self.members().iter().filter(|member| fits(&member.identity.user_id)).cloned().collect();
+        for conn in &expelled {
             self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));
         }
+        expelled
     }
 
     /// Asks the room's task to compare its head with the log's.

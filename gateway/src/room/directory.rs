@@ -16,7 +16,7 @@ use partyline_shared::{
 use tokio::sync::OnceCell;
 
 use super::{Room, feed};
-use crate::{authorise::Membership, log::Log, members::Members, session::conn::Conn};
+use crate::{authorise::Membership, inbox, log::Log, members::Members, session::conn::Conn};
 
 /// Seconds that an empty room stays open: a reload or a changed network comes back within them.
 const GRACE: u32 = 10;
@@ -132,7 +132,7 @@ impl Directory {
     pub(super) async fn removed(&self, room: &Arc<Room>, user: &UserId) {
         self.members.invalidate(room.id);
         match self.members.read(room.id).await {
-            Ok(membership) => self.adopt(room, membership),
+            Ok(membership) => drop(self.adopt(room, membership)),
             Err(_) => {
                 room.expel(|member| member == user);
                 self.members_changed(room.id);
@@ -140,26 +140,26 @@ impl Directory {
         }
     }
 
-    fn adopt(&self, room: &Arc<Room>, membership: Arc<Membership>) {
+    /// Whose sockets no longer belong to the room.
+    fn adopt(&self, room: &Arc<Room>, membership: Arc<Membership>) -> Vec<Arc<Conn>> {
         let before = room.membership();
-        room.set_membership(membership.clone());
+        let expelled = room.set_membership(membership.clone());
         self.index(room, Some(&before), &membership);
+        expelled
     }
 
-    async fn refresh(&self, room: &Arc<Room>) {
+    async fn refresh(&self, room: &Arc<Room>) -> Vec<Arc<Conn>> {
         while !room.end.is_cancelled() {
             match self.members.read(room.id).await {
-                Ok(membership) => {
-                    self.adopt(room, membership);
-                    return;
-                }
+                Ok(membership) => return self.adopt(room, membership),
                 Err(refusal) if refusal.code == partyline_shared::wire::ErrorCode::NotFound => {
                     room.abandon();
-                    return;
+                    break;
                 }
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
             }
         }
+        Vec::new()
     }
 
     /// Something may have been missed: every room compares itself with the log and with Postgres.
@@ -168,7 +168,11 @@ impl Directory {
         for room in self.all() {
             room.audit();
             if let Some(this) = self.this.upgrade() {
-                tokio::spawn(async move { this.refresh(&room).await });
+                tokio::spawn(async move {
+                    // The news of it went by.
+                    let removed = inbox::removed(room.id);
+                    this.refresh(&room).await.iter().for_each(|conn| conn.send(&removed));
+                });
             }
         }
     }
