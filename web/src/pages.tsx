@@ -1,6 +1,6 @@
 import { useEffect, useMemo, useState } from "react";
 import { Person } from "./person.tsx";
-import { BOTH, type DemoPerson, demoPeople, demoTokens, type Session, userTypeOf } from "./session.ts";
+import { BOTH, claimsOf, type DemoPerson, demoPeople, demoTokens, type Session } from "./session.ts";
 
 interface PageProps {
   session: Session;
@@ -16,9 +16,10 @@ export function ChatPage({ session, leave }: PageProps) {
 /** Somebody with a token of their own: there is no other. */
 function TokenPage({ token, leave }: { token: string; leave(): void }) {
   const provider = useMemo(() => () => Promise.resolve(token), [token]);
+  const { sub, user_type } = claimsOf(token);
   return (
     <main className="page">
-      <Person token={provider} userType={userTypeOf(token)} leave={leave} isAlone />
+      <Person token={provider} userId={String(sub)} userType={user_type} leave={leave} isAlone />
     </main>
   );
 }
@@ -55,5 +56,5 @@ function DemoPage({ as, leave }: { as: string; leave(): void }) {
 
 function Demo({ userId, people, ...rest }: { userId: string; people: DemoPerson[]; leave(): void; isAlone?: boolean }) {
   const token = useMemo(() => demoTokens(userId), [userId]);
-  return <Person token={token} userType={people.find(({ user_id }) => user_id === userId)?.user_type} {...rest} />;
+  return <Person token={token} userId={userId} userType={people.find(({ user_id }) => user_id === userId)?.user_type} {...rest} />;
 }

@@ -1,31 +1,35 @@
 import type { TokenProvider } from "@partyline/client";
-import { ChatProvider, CustomerChat, Icon, useChat, useConnection, VendorChat } from "@partyline/react";
-import { useEffect } from "react";
+import { indexedDbQueue } from "@partyline/client/indexeddb";
+import { sharedBetweenTabs } from "@partyline/client/tabs";
+import { ChatProvider, CustomerChat, Icon, useChat, VendorChat } from "@partyline/react";
+import { useEffect, useMemo } from "react";
 import { NewConversation } from "./new-conversation.tsx";
 
 interface PersonProps {
   token: TokenProvider;
+  userId: string;
   userType: unknown;
   leave(): void;
   /** The only one of this window: its address names the open conversation. */
   isAlone?: boolean;
 }
 
-/** The chat of one person. */
-export function Person({ token, ...rest }: PersonProps) {
+/** The chat of one person: one connection for all windows of theirs, and a closed one loses nothing. */
+export function Person({ token, userId, ...rest }: PersonProps) {
+  const queue = useMemo(() => indexedDbQueue({ user: userId }), [userId]);
+  const transport = useMemo(() => sharedBetweenTabs({ user: userId }), [userId]);
   const fromAddress = rest.isAlone ? conversationInAddress() : undefined;
   return (
-    <ChatProvider token={token} {...(fromAddress !== undefined && { defaultConversationId: fromAddress })}>
+    <ChatProvider token={token} queue={queue} transport={transport} {...(fromAddress !== undefined && { defaultConversationId: fromAddress })}>
       <PersonChat {...rest} />
     </ChatProvider>
   );
 }
 
-function PersonChat({ userType, leave, isAlone = false }: Omit<PersonProps, "token">) {
+function PersonChat({ userType, leave, isAlone = false }: Omit<PersonProps, "token" | "userId">) {
   useAddress(isAlone);
   useFirstConversation(!isAlone);
   useTitle(isAlone);
-  useUnsentWarning();
   const Chat = userType === "vendor" ? VendorChat : CustomerChat;
   const signOut = (
     <button className="pl-round" type="button" aria-label="Sign out" title="Sign out" onClick={leave}>
@@ -87,15 +91,4 @@ function useTitle(isUsed: boolean): void {
       document.title = "Partyline";
     };
   }, [isUsed, unreadCount]);
-}
-
-/** Whoever closes the window is asked, as long as a message isn't sent. */
-function useUnsentWarning(): void {
-  const { pending } = useConnection();
-  useEffect(() => {
-    if (pending === 0) return;
-    const ask = (event: BeforeUnloadEvent) => event.preventDefault();
-    window.addEventListener("beforeunload", ask);
-    return () => window.removeEventListener("beforeunload", ask);
-  }, [pending]);
 }

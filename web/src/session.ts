@@ -57,11 +57,11 @@ export function forget(): void {
 }
 
 /** What a token says of its person; not checked, as the server does that. */
-export function userTypeOf(token: string): unknown {
+export function claimsOf(token: string): { sub?: unknown; user_type?: unknown } {
   try {
     const payload = token.split(".")[1] ?? "";
-    return (JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/"))) as { user_type?: unknown }).user_type;
+    return JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/"))) as object;
   } catch {
-    return undefined;
+    return {};
   }
 }

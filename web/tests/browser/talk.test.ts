@@ -10,7 +10,8 @@ test("the demo people sign in and find each other", async ({ open }) => {
   await customer.send("Is the 14th still free?");
   await expect.poll(() => vendor.unread("Casey")).toBe("1");
   await vendor.item("Casey").click();
-  await expect.poll(() => vendor.contents()).toEqual(["Is the 14th still free?"]);
+  // They talk in other tests, too.
+  await expect.poll(async () => (await vendor.contents()).at(-1)).toBe("Is the 14th still free?");
 
   await vendor.page.getByRole("button", { name: "Sign out" }).click();
   await vendor.page.getByText("Use a token of your own").click();

@@ -59,20 +59,29 @@ function useOwnChat(props: ChatProviderProps, notices: Notices, words: Words): C
   useEffect(() => {
     latest.current = { props, words };
   });
-  const [made] = useState(() => (props.chat ? undefined : make(props)));
+  // Not a state: strict mode makes the first value of a state twice, and a queue's messages belong to one chat.
+  const own = useRef<Chat>(undefined);
   const closing = useRef<ReturnType<typeof setTimeout>>(undefined);
+  const [, renew] = useState(0);
+  const made = props.chat ? undefined : (own.current ??= make(props));
   useEffect(() => {
     if (!made) return;
+    if (own.current !== made) {
+      // It was closed, and is shown again.
+      renew((count) => count + 1);
+      return;
+    }
     clearTimeout(closing.current);
     made.connect();
     return () => {
       // Not at once: in strict mode React mounts everything twice.
-      closing.current = setTimeout(made.close);
+      closing.current = setTimeout(() => {
+        made.close();
+        own.current = undefined;
+      });
     };
   }, [made]);
-  const chat = props.chat ?? made;
-  if (!chat) throw new Error("<ChatProvider> was given a `chat` before: it can't make one of its own now.");
-  return chat;
+  return props.chat ?? (made as Chat);
 
   function make({ url = ".", historyLimit, queue, transport, token }: OptionsProps): Chat {
     return createChat({
