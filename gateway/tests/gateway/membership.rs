@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, World, message, messages_of, seq};
+use crate::support::{CONVERSATIONS, World, message, messages_of, seq, until};
 
 #[tokio::test]
 async fn the_removed_hear_nothing_from_that_moment_on() {
@@ -65,12 +65,18 @@ async fn the_added_are_told_and_have_read_everything_so_far() {
     let people = format!("{CONVERSATIONS}{chat}/participants/");
     assert_eq!(world.post(&there, "bob", &people, json!({ "user_id": "eve" })).await.code(), "forbidden");
     let added = world.post(&here, "ann", &people, json!({ "user_id": "eve" })).await;
-    assert_eq!((added.status, &added.body["username"], &added.body["role"]), (201, &json!("EVE"), &json!("member")));
+    assert_eq!((added.status, &added.body["user_id"], &added.body["role"]), (201, &json!("eve"), &json!("member")));
     assert_eq!(world.post(&here, "ann", &people, json!({ "user_id": "eve" })).await.status, 200);
 
     let news = eve.expect("conversation_updated").await;
     assert_eq!((&news["conversation_id"], &news["reason"]), (&json!(chat), &json!("added")));
     assert_eq!(bob.expect("participant_added").await["participant"]["user_id"], "eve");
+    // Names come from tokens, written behind.
+    until("her name to be known", async || {
+        let one = world.get(&here, "ann", &format!("{CONVERSATIONS}{chat}/")).await.body;
+        one["participants"].as_array().unwrap().iter().any(|it| it["username"] == "EVE")
+    })
+    .await;
     eve.join(&chat).await;
     eve.send(&chat, "hello").await;
     assert_eq!(bob.find(|it| it["sender_id"] == "eve").await["content"], "hello");
