@@ -2,7 +2,7 @@ import type { TokenProvider } from "@partyline/client";
 import { indexedDbQueue } from "@partyline/client/indexeddb";
 import { sharedBetweenTabs } from "@partyline/client/tabs";
 import { ChatProvider, CustomerChat, Icon, useChat, VendorChat } from "@partyline/react";
-import { useEffect, useMemo } from "react";
+import { useEffect, useMemo, useRef } from "react";
 import { NewConversation } from "./new-conversation.tsx";
 
 interface PersonProps {
@@ -72,13 +72,15 @@ function useAddress(isUsed: boolean): void {
   }, [isUsed, conversationId]);
 }
 
-/** Side by side they are to talk with each other. */
+/** Side by side they are to talk with each other: at the beginning, as who goes back to the list wants to see it. */
 function useFirstConversation(isWanted: boolean): void {
-  const { conversations, conversationId, openConversation } = useChat();
+  const { conversations, openConversation } = useChat();
+  const isOpened = useRef(false);
   const first = conversations[0]?.id;
   useEffect(() => {
-    if (isWanted && conversationId === undefined && first !== undefined) openConversation(first);
-    // Once: who goes back to the list wants to see the list.
+    if (!isWanted || isOpened.current || first === undefined) return;
+    isOpened.current = true;
+    openConversation(first);
   }, [isWanted, first, openConversation]);
 }
 
