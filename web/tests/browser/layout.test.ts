@@ -34,7 +34,7 @@ test("scrolling up brings what is older, without a jump", async ({ open, stack, 
   await say(stack, conversation, vendor, "news");
   await casey.page.getByRole("button", { name: "1 new" }).click();
   await expect.poll(isAtEnd).toBe(true);
-  expect((await casey.contents()).at(-1)).toBe("news");
+  await expect.poll(async () => (await casey.contents()).at(-1)).toBe("news");
 });
 
 test("more unread than fits opens at its beginning, and is read at its end, which stays in sight", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
@@ -114,6 +114,8 @@ test.for([390, 1_200])("both demo people talk side by side, %i px wide", async (
   const { page } = await open({ as: "both", viewport: { width, height: 800 } });
   const [casey, vera] = [page.getByRole("region", { name: "Casey", exact: true }), page.getByRole("region", { name: "Vera", exact: true })];
   const what = `Lunch for ${width}`;
+  // Each takes the focus when it appears.
+  for (const side of [casey, vera]) await side.getByLabel("Message", { exact: true }).waitFor();
   await casey.getByLabel("Message", { exact: true }).fill(`${what}?`);
   await casey.getByLabel("Message", { exact: true }).press("Enter");
   await vera.locator(".pl-content", { hasText: `${what}?` }).waitFor();

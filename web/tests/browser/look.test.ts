@@ -40,7 +40,7 @@ test.for(["light", "dark"] as const)("axe finds nothing serious in the %s", asyn
     await window.page.setViewportSize({ width: 390, height: 800 });
     expect(await findings(window.page)).toEqual([]);
     await window.page.getByRole("button", { name: "Back to the conversations" }).click();
-    expect(await window.page.evaluate(() => document.activeElement?.className)).toBe("pl-item");
+    await expect.poll(() => window.page.evaluate(() => document.activeElement?.className)).toBe("pl-item");
     expect(await findings(window.page)).toEqual([]);
   }
 });
