@@ -2,7 +2,7 @@
  * A page of nothing but the client, for tests that look at what it does rather than at how a page shows it. Its address
  * says whose it is and what it uses: `?user=…&conversation=…&tabs&queue`. Built and served by `client-window.ts`.
  */
-import { type Chat, type Conversation, createChat } from "@partyline/client";
+import { type Chat, type ChatOptions, type Conversation, createChat } from "@partyline/client";
 import { indexedDbQueue } from "@partyline/client/indexeddb";
 import { sharedBetweenTabs } from "@partyline/client/tabs";
 
@@ -10,6 +10,8 @@ declare global {
   interface Window {
     chat: Chat;
     conversation: Conversation;
+    /** Another chat, after the one before was closed. */
+    begin(): void;
     /** Contents of what `send` was told to be stored, in that order. */
     stored: string[];
   }
@@ -18,7 +20,7 @@ declare global {
 const address = new URLSearchParams(location.search);
 const user = address.get("user") ?? "";
 
-window.chat = createChat({
+const options: ChatOptions = {
   url: "/",
   async token(rejected) {
     const response = await fetch("/client/token", { method: "POST", body: rejected ?? "" });
@@ -27,8 +29,13 @@ window.chat = createChat({
   },
   ...(address.has("tabs") && { transport: sharedBetweenTabs({ user }) }),
   ...(address.has("queue") && { queue: indexedDbQueue({ user }) }),
-});
+};
+
 window.stored = [];
-window.conversation = window.chat.conversation(address.get("conversation") ?? "");
-window.conversation.subscribe(() => {});
-window.chat.connect();
+window.begin = () => {
+  window.chat = createChat(options);
+  window.conversation = window.chat.conversation(address.get("conversation") ?? "");
+  window.conversation.subscribe(() => {});
+  window.chat.connect();
+};
+window.begin();

@@ -123,6 +123,23 @@ test("what a closed tab left unsent, the next one sends, once and in order; so d
   await expect.poll(() => kept(next)).toBe(0);
 });
 
+test("what a closed chat left unsent, the next one of the same page sends", async ({ newBrowser, road, stack, couple: { customer, vendor, conversation } }) => {
+  const casey = await ClientWindow.open(await newBrowser(), { person: customer, conversation, url: road.url, uses: ["queue"] });
+  await expect.poll(() => casey.phase()).toBe("live");
+  road.cut();
+  await expect.poll(() => casey.connection()).not.toBe("online");
+  await casey.send(...numbered("unsent", 3));
+  await expect.poll(() => kept(casey)).toBe(3);
+  await casey.page.evaluate(() => {
+    window.chat.close();
+    window.begin();
+  });
+  await expect.poll(() => casey.states()).toEqual(numbered("unsent", 3).map((content) => `${content}: sending`));
+  road.mend();
+  await expect.poll(() => storedOnServer(stack, vendor, conversation)).toEqual(numbered("unsent", 3));
+  await expect.poll(() => kept(casey)).toBe(0);
+});
+
 /** How many messages the browser keeps for the page's person. */
 function kept({ page }: ClientWindow): Promise<number> {
   return page.evaluate(async () => {
@@ -139,7 +156,7 @@ test("a token that ends is renewed without a break, or else by a new connection"
   const lasting = person(stack, customer.name, "customer", customer.userId).token;
   let isOfficeOpen = true;
   const asked: string[] = [];
-  let short = tokenOf(stack, customer, 4);
+  let short = tokenOf(stack, customer, 3);
   const casey = await ClientWindow.open(await newBrowser(), {
     person: customer,
     conversation,
@@ -151,11 +168,11 @@ test("a token that ends is renewed without a break, or else by a new connection"
     },
   });
   const vera = await ClientWindow.open(await newBrowser(), { person: vendor, conversation, url: stack.url });
-  const ends = Date.now() + 4_000;
+  const ends = Date.now() + 3_000;
   await casey.send("before");
   await expect.poll(() => vera.contents()).toEqual(["before"]);
   await expect.poll(() => asked).toContain(short);
-  await expect.poll(() => Date.now()).toBeGreaterThan(ends + 1_500);
+  await expect.poll(() => Date.now()).toBeGreaterThan(ends + 1_000);
   await casey.send("after its end");
   await expect.poll(() => vera.contents()).toEqual(["before", "after its end"]);
   expect(casey.sockets).toHaveLength(1);

@@ -28,16 +28,14 @@ export async function clearQueue({ user }: IndexedDbQueueOptions): Promise<void>
 
 class IndexedDbQueue implements Queue {
   readonly #name: string;
-  readonly #id = crypto.getRandomValues(new Uint32Array(2)).join("-");
-  readonly #database: Promise<IDBDatabase>;
+  #id = newId();
+  #database: Promise<IDBDatabase> | undefined;
   /** The lock that says so is held. */
   #isLiving: Promise<void> | undefined;
   #release = () => {};
-  readonly #closed = new Promise<void>((resolve) => (this.#release = resolve));
 
   constructor(name: string) {
     this.#name = name;
-    this.#database = open(name);
   }
 
   load(): Promise<QueuedMessage[]> {
@@ -80,30 +78,40 @@ class IndexedDbQueue implements Queue {
 
   close(): void {
     this.#release();
-    void this.#database.then((database) => database.close()).catch(() => undefined);
+    void this.#database?.then((database) => database.close()).catch(() => undefined);
+    // It may be used again, by the next chat of the same page: as another one, since what this one left is to be sent.
+    this.#database = this.#isLiving = undefined;
+    this.#id = newId();
   }
 
   /**
-   * The pages that live. Each holds a lock for as long; without Web Locks nobody knows, and
-   * a message may be sent by two pages: the server stores it once, by its id.
+   * The pages that live. Each holds a lock for as long; without Web Locks nobody knows, and a message may be sent by
+   * two pages: the server stores it once, by its id.
    */
   async #owners(): Promise<Set<string>> {
+    const { locks } = globalThis.navigator ?? {};
+    if (!locks) return new Set();
     const prefix = `${this.#name} `;
-    if (!globalThis.navigator?.locks) return new Set();
-    this.#isLiving ??= new Promise<void>((held) => {
-      void navigator.locks.request(prefix + this.#id, () => {
-        held();
-        return this.#closed;
+    await (this.#isLiving ??= this.#live(locks, prefix));
+    const { held = [] } = await locks.query();
+    return new Set(held.flatMap(({ name }) => (name?.startsWith(prefix) ? name.slice(prefix.length) : [])));
+  }
+
+  #live(locks: LockManager, prefix: string): Promise<void> {
+    const id = this.#id;
+    return new Promise((resolve) => {
+      void locks.request(prefix + id, () => {
+        resolve();
+        // Closed meanwhile.
+        if (id !== this.#id) return undefined;
+        return new Promise<void>((release) => (this.#release = release));
       });
     });
-    await this.#isLiving;
-    const { held = [] } = await navigator.locks.query();
-    return new Set(held.flatMap(({ name }) => (name?.startsWith(prefix) ? name.slice(prefix.length) : [])));
   }
 
   /** One transaction. Resolves once it is written. */
   async #change<T>(run: (store: IDBObjectStore, done: (value: T) => void) => void): Promise<T> {
-    const transaction = (await this.#database).transaction(STORE, "readwrite");
+    const transaction = (await (this.#database ??= open(this.#name))).transaction(STORE, "readwrite");
     return new Promise<T>((resolve, reject) => {
       let value: T;
       transaction.oncomplete = () => resolve(value);
@@ -111,6 +119,10 @@ class IndexedDbQueue implements Queue {
       run(transaction.objectStore(STORE), (it) => (value = it));
     });
   }
+}
+
+function newId(): string {
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
 }
 
 function nameOf(user: string): string {
