@@ -42,6 +42,8 @@ test("the README's first example is a chat, as it stands there", async ({ browse
     await page.route(`${stack.url}/chat-token`, (route) => route.fulfill({ contentType: "text/plain", body: customer.token }));
     await page.goto(`${stack.url}/example`);
 
+    // The example listens once the conversation is found.
+    await page.waitForFunction(() => document.querySelector("input")?.onchange);
     await page.locator("input").fill("Is the 14th still free?");
     await page.locator("input").blur();
     const stored = () => call<{ results: { content: string }[] }>(stack, vendor, "GET", `conversations/${conversation}/messages/`);
