@@ -5,7 +5,7 @@ import { type Command, parseFrame, type Reply, type ServerFrame, type Welcome } 
 
 /** From dialling to `welcome`, and from a request to its answer: longer means that nobody is there. */
 const PATIENCE_MS = 10_000;
-/** A connection that lasted this long is well: the next attempt comes quickly again. */
+/** A connection that lasted this long was well: the next attempt comes quickly again. */
 const WELL_MS = 10_000;
 /** Pings are not seen from here, so after this much silence a question shows whether the server is still there. */
 const SILENCE_MS = 60_000;
@@ -57,7 +57,10 @@ export class Connection {
   /** A token that the server no longer takes. */
   #rejected: string | undefined;
   #attempt = 0;
-  #welcomed = false;
+  /** When it was welcomed, in Unix milliseconds. */
+  #welcomedAt: number | undefined;
+  /** The server did something that was asked for. */
+  #isAnswered = false;
   /** The server asked not to come back before. */
   #notBefore = 0;
   #lastHeard = 0;
@@ -132,7 +135,7 @@ export class Connection {
     if (token === this.#rejected) return this.#end("token_refused");
     this.#token = token;
     this.#later(PATIENCE_MS, () => {
-      if (!this.#welcomed) this.#lost(1006, "");
+      if (this.#welcomedAt === undefined) this.#lost(1006, "");
     });
     try {
       this.#transport = this.#options.dial(token, {
@@ -166,17 +169,15 @@ export class Connection {
     if (reply.type === "error") {
       waiting.reject(new Refusal(reply.code, reply.message, reply.retry_after_ms));
     } else {
+      this.#isAnswered = true;
       waiting.onReply?.(reply);
       waiting.resolve(reply);
     }
   }
 
   #welcome(welcome: Welcome): void {
-    if (this.#welcomed) return;
-    this.#welcomed = true;
-    this.#later(WELL_MS, () => {
-      this.#attempt = 0;
-    });
+    if (this.#welcomedAt !== undefined) return;
+    this.#welcomedAt = Date.now();
     this.#watchSilence();
     this.#setState({ kind: "online" });
     this.#options.onWelcome(welcome);
@@ -211,7 +212,9 @@ export class Connection {
   }
 
   #lost(code: number, reason: string): void {
-    const wasRefused = !this.#welcomed;
+    const wasRefused = this.#welcomedAt === undefined;
+    // One that did its work was well, too, unless the server ended it for what this client did.
+    if (Date.now() - (this.#welcomedAt ?? Date.now()) >= WELL_MS || (this.#isAnswered && code < 4002)) this.#attempt = 0;
     const told = parseCloseReason(reason);
     const token = this.#token;
     this.#hangUp();
@@ -240,7 +243,8 @@ export class Connection {
     this.#generation++;
     this.#transport?.close();
     this.#transport = undefined;
-    this.#welcomed = false;
+    this.#welcomedAt = undefined;
+    this.#isAnswered = false;
     this.#timers.forEach(clearTimeout);
     this.#timers.clear();
     const waiting = [...this.#waiting.values()];

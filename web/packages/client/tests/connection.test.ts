@@ -79,6 +79,20 @@ describe("connecting", () => {
     expect(connection.state).toEqual({ kind: "waiting", retryAt: Date.now() + 500 });
   });
 
+  it("begins afresh after a connection that did its work, unless the server ended it for what this client did", async () => {
+    const connection = await connect();
+    const pauses = [];
+    for (const code of [1006, 4009, 4008, 4029, 4001, 1006]) {
+      network.last.welcome();
+      void connection.request(TYPE);
+      network.last.hear({ type: "ack", ref: network.last.sent[0]?.ref });
+      network.last.drop(code);
+      pauses.push(connection.state.kind === "waiting" ? connection.state.retryAt - Date.now() : 0);
+      await vi.advanceTimersToNextTimerAsync();
+    }
+    expect(pauses).toEqual([500, 1_000, 2_000, 4_000, 500, 500]);
+  });
+
   it("comes back when the server says, and not sooner for being woken", async () => {
     const connection = await online();
     network.last.drop(4001, '{"code":"draining","retry_after_ms":1840}');
