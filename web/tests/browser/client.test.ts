@@ -25,6 +25,8 @@ const test = base.extend<Fixtures>({
 
 const numbered = (name: string, count: number) => Array.from({ length: count }, (_, index) => `${name} ${index + 1}`);
 
+const isReady = ({ url }: StackInfo) => fetch(`${url}/readyz`).then(({ ok }) => ok, () => false);
+
 /** What the server holds, oldest first. */
 async function storedOnServer(stack: StackInfo, who: Person, conversation: string): Promise<string[]> {
   const { results } = await call<{ results: { content: string }[] }>(stack, who, "GET", `conversations/${conversation}/messages/?limit=200`);
@@ -44,6 +46,9 @@ test("200 messages while the gateway is killed 5 times: all there, in order, onc
     // Not waiting for answers: some are on their way. The one before is back, so that each kill meets a living one.
     if (count % 33 === 0 && kills < 5) {
       await expect.poll(() => gatewayPid(stack)).not.toBe(killed);
+      await expect.poll(() => isReady(stack)).toBe(true);
+      // Twice they come back by themselves; then, as back-off grows, because the browser says that there is a network.
+      if (kills > 2) for (const { page } of [casey, vera]) await page.evaluate(() => window.dispatchEvent(new Event("online")));
       await expect.poll(() => casey.connection(), { timeout: 20_000 }).toBe("Connected");
       killed = gatewayPid(stack);
       process.kill(killed ?? 0, "SIGKILL");
@@ -51,6 +56,8 @@ test("200 messages while the gateway is killed 5 times: all there, in order, onc
     }
   }
   expect(kills).toBe(5);
+  await expect.poll(() => isReady(stack)).toBe(true);
+  for (const { page } of [casey, vera]) await page.evaluate(() => window.dispatchEvent(new Event("online")));
   const all = Array.from({ length: 200 }, (_, index) => `message ${index}`);
   await expect.poll(() => storedOnServer(stack, customer, conversation).catch(() => []), { timeout: 60_000 }).toEqual(all);
   for (const window of [casey, vera]) {
