@@ -73,6 +73,31 @@ impl Outbox {
         Ok(dropped)
     }
 
+    /// Writes a frame for which nothing waits, without queueing it first; only what `write` doesn't take waits.
+    ///
+    /// # Returns
+    /// Whether the queue is empty now.
+    ///
+    /// # Errors
+    /// Any error of `write` but `WouldBlock`.
+    pub fn pass(
+        &mut self,
+        frame: &Frame,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        debug_assert!(self.is_empty());
+        let wire = frame.wire();
+        let written = match write(&[IoSlice::new(wire)]) {
+            Ok(written) if written == wire.len() => return Ok(true),
+            Ok(written) => written,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(error) => return Err(error),
+        };
+        self.push_control(wire.clone(), frame.class());
+        self.advance(written);
+        self.flush(write)
+    }
+
     /// Queues bytes of the protocol itself (pong, ping, close), which are few and small.
     pub fn push_control(&mut self, bytes: Bytes, class: Class) {
         self.bytes += bytes.len();
@@ -196,6 +221,31 @@ mod tests {
         assert_eq!(outbox.push(&typing, 200), Ok(Dropped(1)));
         assert_eq!(outbox.push(&message, 200), Err(Overflow));
         assert_eq!(outbox.bytes(), 2 * message.wire().len());
+    }
+
+    #[test]
+    fn a_frame_passes_by_the_empty_queue() {
+        let frame = frame(&"m".repeat(80), Class::Durable);
+        let whole = frame.wire().len();
+        let mut outbox = Outbox::default();
+        assert!(outbox.pass(&frame, |slices| Ok(slices[0].len())).unwrap());
+        assert_eq!((outbox.is_empty(), outbox.bytes()), (true, 0));
+
+        // What the socket doesn't take waits from where it stopped.
+        let mut takes = [Ok(30), Err(io::ErrorKind::WouldBlock)].into_iter();
+        assert!(!outbox.pass(&frame, |_| takes.next().unwrap().map_err(Into::into)).unwrap());
+        assert_eq!(outbox.bytes(), whole - 30);
+        let mut rest = Vec::new();
+        let write = |slices: &[IoSlice<'_>]| {
+            rest.extend_from_slice(&slices[0]);
+            Ok(slices[0].len())
+        };
+        assert!(outbox.flush(write).unwrap());
+        assert_eq!(rest, frame.wire()[30..]);
+
+        let mut takes = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].into_iter();
+        assert!(!outbox.pass(&frame, |_| Err(takes.next().unwrap().into())).unwrap());
+        assert_eq!(outbox.bytes(), whole);
     }
 
     #[test]

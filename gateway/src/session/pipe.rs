@@ -2,6 +2,7 @@
 //! the kernel's buffer is full does the frame queue up and the connection's own task take over.
 
 use std::{
+    io,
     num::NonZeroU64,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
@@ -93,6 +94,10 @@ impl<W: Wire> Pipe<W> {
             return;
         }
         let idle = out.queue.is_empty();
+        if idle && let [frame] = frames {
+            let passed = out.queue.pass(frame, |slices| self.wire.try_write_vectored(slices));
+            return self.after_write(&mut out, passed);
+        }
         for frame in frames {
             match out.queue.push(frame, self.limit as usize) {
                 Ok(dropped) => (0..dropped.0).for_each(|_| metrics::ephemeral_dropped()),
@@ -125,7 +130,13 @@ impl<W: Wire> Pipe<W> {
     }
 
     fn flush(&self, out: &mut Out) {
-        match out.queue.flush(|slices| self.wire.try_write_vectored(slices)) {
+        let flushed = out.queue.flush(|slices| self.wire.try_write_vectored(slices));
+        self.after_write(out, flushed);
+    }
+
+    /// `written`: whether nothing is left, or how the socket broke.
+    fn after_write(&self, out: &mut Out, written: io::Result<bool>) {
+        match written {
             Ok(true) => out.waiting_since = None,
             Ok(false) => {
                 out.waiting_since = out.waiting_since.or_else(|| NonZeroU64::new(clock::millis()));

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     encode::{self, Class, Frame},
-    session::wire::Wire,
+    session::wire::{self, Wire},
 };
 
 /// Engine.IO's ping, as a text frame.
@@ -46,7 +46,7 @@ impl Late {
 impl Wire for Late {
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.0.get() {
-            Some(stream) => stream.try_write_vectored(slices),
+            Some(stream) => wire::try_write(stream, slices),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
