@@ -5,7 +5,7 @@ mod progress;
 mod read;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,8 @@ struct Partition {
     state: ArcSwap<PartitionState>,
     progress: Mutex<Progress>,
     refresh: tokio::sync::Mutex<()>,
+    /// A look at the progress is under way that nobody waits for.
+    looking: AtomicBool,
 }
 
 struct PartitionState {
@@ -92,6 +94,7 @@ impl Log {
                 state: ArcSwap::from_pointee(state),
                 progress: Mutex::default(),
                 refresh: tokio::sync::Mutex::new(()),
+                looking: AtomicBool::new(false),
             });
         }
         Ok(Arc::new(Self { client, js, settings: settings.clone(), node: node.to_owned(), partitions }))

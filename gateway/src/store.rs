@@ -48,11 +48,12 @@ impl Store {
     /// # Errors
     /// If the URL is none.
     pub fn connect_lazy(settings: &DatabaseSettings) -> anyhow::Result<Self> {
-        let options = settings
-            .database_url
-            .parse::<PgConnectOptions>()?
-            .application_name("partyline-gateway")
-            .options([("statement_timeout", STATEMENT_TIMEOUT_MS)]);
+        let options =
+            settings.database_url.parse::<PgConnectOptions>()?.application_name("partyline-gateway").options([
+                ("statement_timeout", STATEMENT_TIMEOUT_MS),
+                // One plan serves all arguments here (a test looks at it); making it anew takes longer than the query.
+                ("plan_cache_mode", "force_generic_plan"),
+            ]);
         let pool = PgPoolOptions::new()
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)

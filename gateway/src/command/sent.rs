@@ -10,10 +10,12 @@ use partyline_shared::{
     timestamp::Timestamp,
     wire::Refusal,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{clock, history, log::Log, store::Store};
 
+/// Connections to Postgres for look-ups; while one is busy the other gathers.
+const LANES: usize = 2;
 /// Look-ups in one query.
 const BATCH: usize = 500;
 /// How long Postgres may take.
@@ -31,6 +33,7 @@ pub struct Sent {
 
 type Key = (ConversationId, UserId, ClientId);
 type Answer = Result<Option<Sent>, PostgresAway>;
+type Asked = (Key, oneshot::Sender<Answer>);
 
 #[derive(Clone, Copy, Debug)]
 struct PostgresAway;
@@ -41,14 +44,15 @@ pub struct SentMessages {
     log: Arc<Log>,
     /// JetStream's own window.
     window: Duration,
-    asked: mpsc::UnboundedSender<(Key, oneshot::Sender<Answer>)>,
+    asked: mpsc::UnboundedSender<Asked>,
 }
 
 impl SentMessages {
     #[must_use]
     pub fn start(store: Arc<Store>, log: Arc<Log>, window: Duration) -> Self {
         let (asked, to_find) = mpsc::unbounded_channel();
-        tokio::spawn(look_up(store.clone(), to_find));
+        let to_find = Arc::new(Mutex::new(to_find));
+        (0..LANES).for_each(|_| drop(tokio::spawn(look_up(store.clone(), to_find.clone()))));
         Self { store, log, window, asked }
     }
 
@@ -63,7 +67,7 @@ impl SentMessages {
         client_id: ClientId,
     ) -> Result<Option<Sent>, Refusal> {
         // Before Postgres is asked, so that nothing slips from the tail into Postgres unseen.
-        let watermark = self.log.watermark(conversation).await?;
+        let watermark = self.log.recent_watermark(conversation).await?;
         match self.ask(conversation, sender, client_id).await {
             Ok(Some(sent)) => return Ok(Some(sent)),
             Ok(None) => {}
@@ -137,34 +141,27 @@ impl SentMessages {
 }
 
 /// Answers look-ups, all that wait in one query.
-async fn look_up(store: Arc<Store>, mut asked: mpsc::UnboundedReceiver<(Key, oneshot::Sender<Answer>)>) {
+async fn look_up(store: Arc<Store>, asked: Arc<Mutex<mpsc::UnboundedReceiver<Asked>>>) {
+    let mut connection = None;
     let mut batch = Vec::new();
-    while asked.recv_many(&mut batch, BATCH).await > 0 {
+    while asked.lock().await.recv_many(&mut batch, BATCH).await > 0 {
         let (keys, replies): (Vec<Key>, Vec<_>) = batch.drain(..).unzip();
-        let store = store.clone();
-        // Not awaited: one slow answer must not make the next wait.
-        tokio::spawn(async move {
-            let found = tokio::time::timeout(PATIENCE, store.find_sent(&keys)).await;
-            let answers: Vec<Answer> = match found {
-                Ok(Ok(found)) => found
-                    .into_iter()
-                    .map(|it| {
-                        Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at }))
-                    })
-                    .collect(),
-                Ok(Err(error)) => {
+        let found = tokio::time::timeout(PATIENCE, store.find_sent(&mut connection, &keys)).await;
+        let answers: Vec<Answer> = match found {
+            Ok(Ok(found)) => found
+                .into_iter()
+                .map(|it| Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at })))
+                .collect(),
+            missed => {
+                if let Ok(Err(error)) = missed {
                     tracing::warn!(%error, "sent messages not looked up");
-                    store.missed();
-                    vec![Err(PostgresAway); keys.len()]
                 }
-                Err(_) => {
-                    store.missed();
-                    vec![Err(PostgresAway); keys.len()]
-                }
-            };
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                let _ = reply.send(answer);
+                store.missed();
+                vec![Err(PostgresAway); keys.len()]
             }
-        });
+        };
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            let _ = reply.send(answer);
+        }
     }
 }

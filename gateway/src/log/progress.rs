@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,8 @@ use super::{Log, Partition};
 
 /// How old a watermark may be: a lower floor only means that more of the log's tail is read.
 const WATERMARK_AGE: Duration = Duration::from_millis(500);
+/// How old it may be where nobody should wait for a new one.
+const RECENT_AGE: Duration = Duration::from_secs(3);
 /// Looks at a partition's progress that are remembered.
 const LOOKS: usize = 600;
 
@@ -69,6 +72,30 @@ impl Log {
     /// `unavailable`, if it was never known.
     pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
         self.watermark_of(self.partition(conversation)).await
+    }
+
+    /// The same without waiting, if it is known well enough: a new look is taken meanwhile. What may have been added to
+    /// the log since then is part of its `lag`.
+    ///
+    /// # Errors
+    /// `unavailable`, if it was never known.
+    pub async fn recent_watermark(self: &Arc<Self>, conversation: ConversationId) -> Result<Watermark, Refusal> {
+        let number = self.number(conversation);
+        let partition = &self.partitions[usize::from(number)];
+        let Some((at, watermark)) = partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < RECENT_AGE) else {
+            return self.watermark_of(partition).await;
+        };
+        let age = at.elapsed();
+        if age >= WATERMARK_AGE && !partition.looking.swap(true, Ordering::AcqRel) {
+            let log = self.clone();
+            tokio::spawn(async move {
+                let partition = &log.partitions[usize::from(number)];
+                // Whoever needs one waits, and is told, if there is none.
+                let _ = log.watermark_of(partition).await;
+                partition.looking.store(false, Ordering::Release);
+            });
+        }
+        Ok(Watermark { lag: watermark.lag.map(|lag| lag + age), ..watermark })
     }
 
     /// How far Postgres has come, for conversations that are not known yet.

@@ -5,7 +5,7 @@ use partyline_shared::{
     ids::{ClientId, ConversationId, MessageId, Seq, UserId},
     timestamp::Timestamp,
 };
-use sqlx::Row;
+use sqlx::{PgConnection, Postgres, Row, pool::PoolConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -35,26 +35,27 @@ pub struct Unread {
 pub const UNREAD_MAX: u32 = 1_000;
 
 impl Store {
-    /// The messages that were stored under these clients' ids, in the order of the keys.
+    /// The messages that were stored under these clients' ids, in the order of the keys. `held` is a connection that
+    /// stays with whoever asks often: taking one from the pool and giving it back costs two round trips.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn find_sent(&self, keys: &[(ConversationId, UserId, ClientId)]) -> sqlx::Result<Vec<Option<Sent>>> {
-        let conversations: Vec<Uuid> = keys.iter().map(|(conversation, _, _)| conversation.0).collect();
-        let senders: Vec<&str> = keys.iter().map(|(_, sender, _)| sender.as_str()).collect();
-        let clients: Vec<Uuid> = keys.iter().map(|(_, _, client)| client.0).collect();
-        let rows =
-            sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients).fetch_all(self.there()?).await?;
-        rows.iter()
-            .map(|row| {
-                let Some(seq) = row.try_get::<Option<i64>, _>("seq")? else { return Ok(None) };
-                Ok(Some(Sent {
-                    seq: row::seq(seq),
-                    message_id: MessageId(row.try_get("message_id")?),
-                    created_at: row.try_get::<OffsetDateTime, _>("created_at")?.into(),
-                }))
-            })
-            .collect()
+    pub async fn find_sent(
+        &self,
+        held: &mut Option<PoolConnection<Postgres>>,
+        keys: &[(ConversationId, UserId, ClientId)],
+    ) -> sqlx::Result<Vec<Option<Sent>>> {
+        // Given back only if it answered. One that Postgres has closed meanwhile is no word about Postgres itself.
+        if let Some(mut connection) = held.take()
+            && let Ok(found) = find_sent(&mut connection, keys).await
+        {
+            *held = Some(connection);
+            return Ok(found);
+        }
+        let mut connection = self.there()?.acquire().await?;
+        let found = find_sent(&mut connection, keys).await?;
+        *held = Some(connection);
+        Ok(found)
     }
 
     /// One message in its current state.
@@ -166,6 +167,26 @@ fn chain(messages: &mut [HistoryMessage]) {
         message.prev_seq = prev_seq;
         prev_seq = message.seq;
     }
+}
+
+async fn find_sent(
+    connection: &mut PgConnection,
+    keys: &[(ConversationId, UserId, ClientId)],
+) -> sqlx::Result<Vec<Option<Sent>>> {
+    let conversations: Vec<Uuid> = keys.iter().map(|(conversation, _, _)| conversation.0).collect();
+    let senders: Vec<&str> = keys.iter().map(|(_, sender, _)| sender.as_str()).collect();
+    let clients: Vec<Uuid> = keys.iter().map(|(_, _, client)| client.0).collect();
+    let rows = sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let Some(seq) = row.try_get::<Option<i64>, _>("seq")? else { return Ok(None) };
+            Ok(Some(Sent {
+                seq: row::seq(seq),
+                message_id: MessageId(row.try_get("message_id")?),
+                created_at: row.try_get::<OffsetDateTime, _>("created_at")?.into(),
+            }))
+        })
+        .collect()
 }
 
 pub(super) const FIND_SENT: &str = "
