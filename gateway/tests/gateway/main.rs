@@ -10,6 +10,7 @@ mod handshake;
 mod history;
 mod house;
 mod join;
+mod logs;
 mod membership;
 mod once;
 mod outages;
