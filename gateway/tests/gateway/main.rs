@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod budget;
+mod collector;
 mod document;
 mod drain;
 mod frames;
@@ -23,3 +24,4 @@ mod rest;
 mod socketio;
 mod support;
 mod tokens;
+mod traces;
