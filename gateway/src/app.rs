@@ -8,6 +8,7 @@ use partyline_shared::{
     ids::{ConversationId, UserId},
     nats::{self, Link},
     subjects,
+    trace::{self, Service},
 };
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc};
@@ -58,6 +59,8 @@ impl Chat {
     /// If something is wrong that waiting won't mend.
     pub async fn start(config: Config, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string()[..12].into();
+        let service = Service { name: "partyline-gateway", version: env!("CARGO_PKG_VERSION"), instance: &node };
+        trace::start(&config.telemetry, service, metrics::spans)?;
         let verifier = Verifier::start(&config.auth, end.clone()).await?;
         let store = Arc::new(Store::connect_lazy(&config.database)?);
         let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;

@@ -11,6 +11,7 @@ pub mod typing;
 
 use std::sync::Arc;
 
+use opentelemetry::context::FutureExt;
 use partyline_shared::wire::{Command, RefreshToken, Refusal, Request};
 use serde::Serialize;
 
@@ -20,17 +21,24 @@ use crate::{
     encode,
     metrics::{self, Verb},
     session::conn::Conn,
+    trace,
 };
 
 /// Does what a socket asks and answers it.
 pub async fn run(chat: &Arc<Chat>, conn: &Arc<Conn>, request: Request) {
     let reference = request.reference.as_deref();
     let verb = Verb::of(&request.command);
-    let done = match request.command {
-        Ok(command) => dispatch(chat, conn, reference, command).await,
-        Err(refusal) => Err(refusal),
+    let span = trace::command(verb, conn);
+    let done = match (request.command, &span) {
+        (Ok(command), None) => dispatch(chat, conn, reference, command).await,
+        (Ok(command), Some(span)) => dispatch(chat, conn, reference, command).with_context(span.clone()).await,
+        (Err(refusal), _) => Err(refusal),
     };
-    metrics::command(verb, done.as_ref().err().map(|refusal| refusal.code));
+    let refused = done.as_ref().err().map(|refusal| refusal.code);
+    metrics::command(verb, refused);
+    if let Some(span) = &span {
+        trace::done(span, refused);
+    }
     if let Err(refusal) = done {
         metrics::refused(refusal.code);
         conn.send(&encode::error(reference, &refusal));

@@ -22,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use opentelemetry::context::FutureExt;
 use partyline_shared::wire::{ErrorCode, Refusal};
 use tower::{Layer, util::MapRequestLayer};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -29,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::front::Front;
 use self::problem::Problem;
-use crate::{metrics, origin, server::Gateway, ws};
+use crate::{metrics, origin, server::Gateway, trace, ws};
 
 /// Says that a browser is not to guess what an answer is.
 pub const NOSNIFF: (HeaderName, HeaderValue) =
@@ -90,18 +91,22 @@ fn cors(listed: &[String]) -> CorsLayer {
         .max_age(std::time::Duration::from_secs(3_600))
 }
 
-/// Measures a request, and forbids guessing and keeping of what the API says.
+/// Measures and traces a request, and forbids guessing and keeping of what the API says.
 async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let method = known(request.method());
     let is_api = request.uri().path().starts_with(API);
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    let span = if is_api { trace::request(request.headers(), method, route) } else { None };
     let began = Instant::now();
-    let mut response = next.run(request).await;
-    metrics::http_request(
-        route.as_ref().map_or("other", MatchedPath::as_str),
-        method,
-        response.status().as_u16(),
-        began.elapsed(),
-    );
+    let mut response = match &span {
+        Some(span) => next.run(request).with_context(span.clone()).await,
+        None => next.run(request).await,
+    };
+    let status = response.status().as_u16();
+    metrics::http_request(route, method, status, began.elapsed());
+    if let Some(span) = &span {
+        trace::answered(span, status);
+    }
     let headers = response.headers_mut();
     headers.extend([NOSNIFF]);
     if is_api {

@@ -137,7 +137,8 @@ impl Inbox {
                 Ok(news) => {
                     let _ = self.arrived.send(news);
                 }
-                Err(error) => tracing::warn!(%error, "news that is none"),
+                // The error may quote it.
+                Err(_) => tracing::warn!("news that is none"),
             }
         }
     }

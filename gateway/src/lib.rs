@@ -22,5 +22,6 @@ pub mod server;
 pub mod session;
 pub mod socketio;
 pub mod store;
+pub mod trace;
 pub mod validate;
 pub mod ws;

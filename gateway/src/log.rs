@@ -31,7 +31,7 @@ pub use self::{
     progress::{Floors, Watermark},
     read::{End, Rest},
 };
-use crate::{authorise::Permit, metrics};
+use crate::{authorise::Permit, metrics, trace};
 
 /// One stored event.
 #[derive(Clone, Debug)]
@@ -162,6 +162,10 @@ impl Log {
         })?;
         let mut headers = HeaderMap::new();
         headers.insert(subjects::ORIGIN_HEADER, self.node.as_str());
+        let span = trace::publish(self.number(permit.conversation_id()), event, payload.len());
+        if let Some(span) = &span {
+            headers.insert(subjects::TRACEPARENT, trace::traceparent(span));
+        }
         let mut message = PublishMessage::build().payload(payload.into()).headers(headers);
         if let Some(id) = dedup {
             message = message.message_id(id);
@@ -171,10 +175,16 @@ impl Log {
         match acked {
             Ok(ack) => {
                 metrics::append_seconds(started.elapsed());
+                if let Some(span) = span {
+                    trace::stored(span, ack.sequence, ack.duplicate);
+                }
                 Ok(Appended { seq: ack.sequence, duplicate: ack.duplicate })
             }
             Err(error) => {
                 metrics::append_failed();
+                if let Some(span) = span {
+                    trace::not_stored(span);
+                }
                 tracing::warn!(%error, "append failed");
                 Err(Refusal::unavailable("the log"))
             }

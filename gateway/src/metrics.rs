@@ -7,11 +7,14 @@ mod handles;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use metrics::{counter, histogram};
-use partyline_shared::wire::{CloseCode, Command, ErrorCode, Refusal};
+use partyline_shared::{
+    trace::Outcome,
+    wire::{CloseCode, Command, ErrorCode, Refusal},
+};
 
 pub use self::describe::describe;
 use self::handles::{
-    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS,
+    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, VERBS,
 };
 
 /// Where a resuming client's events came from.
@@ -84,6 +87,11 @@ impl Verb {
             Ok(Command::RefreshToken(_)) => 7,
             Err(_) => 8,
         })
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        VERBS[self.0]
     }
 }
 
@@ -242,4 +250,9 @@ pub fn postgres(up: bool, connections: u32, idle: usize) {
 pub fn http_request(route: &str, method: &'static str, status: u16, took: Duration) {
     histogram!(HTTP_SECONDS, "route" => route.to_owned(), "method" => method, "status" => status.to_string())
         .record(took);
+}
+
+/// What became of finished spans.
+pub fn spans(outcome: Outcome, count: u64) {
+    counter!(SPANS, "outcome" => outcome.as_str()).increment(count);
 }

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
+    trace,
     wire::CloseCode,
 };
 use rand::{RngExt, seq::SliceRandom};
@@ -140,6 +141,7 @@ impl Bound {
         if let Err(error) = gateway.chat.client.drain().await {
             tracing::debug!(%error, "NATS connection not drained");
         }
+        trace::finish().await;
         admin.await??;
         Ok(())
     }

@@ -70,7 +70,8 @@ impl DeadLetters {
             self.publish(message, stream, seq, reason).await?;
         }
         metrics::dead_letter(reason.as_str());
-        tracing::error!(subject = %message.subject, seq, reason = reason.header(), "event put aside as a dead letter");
+        // The rest of the reason may quote the event; it stands in the letter, beside it.
+        tracing::error!(subject = %message.subject, seq, reason = reason.as_str(), "event put aside as a dead letter");
         Ok(())
     }
 

@@ -13,4 +13,5 @@ pub mod queue;
 pub mod retry;
 pub mod seen;
 pub mod store;
+pub mod trace;
 pub mod watch;

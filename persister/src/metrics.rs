@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{account::Account, stream::State};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use partyline_shared::trace::Outcome;
 
 use crate::{batch::Rows, store::Stats};
 
@@ -23,6 +24,7 @@ const WAITING: &str = "partyline_persister_waiting_for_target_total";
 const RETRIES: &str = "partyline_persister_retries_total";
 const DEAD: &str = "partyline_persister_dead_letters_total";
 const REOPENED: &str = "partyline_persister_pulls_reopened_total";
+const SPANS: &str = "partyline_persister_spans_total";
 const STREAM_MESSAGES: &str = "partyline_persister_stream_messages";
 const STREAM_BYTES: &str = "partyline_persister_stream_bytes";
 const STREAM_REPLICAS: &str = "partyline_persister_stream_replicas";
@@ -67,6 +69,7 @@ pub fn describe() {
         "Events put aside as dead letters, by reason (unreadable, refused, target_missing, place_taken)"
     );
     describe_counter!(REOPENED, "Pulls begun anew after an error");
+    describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
     describe_servers();
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     for reason in ["unreadable", "refused", "target_missing", "place_taken"] {
@@ -77,6 +80,9 @@ pub fn describe() {
     }
     for kind in ["message", "edit", "delete", "read", "participant", "seen"] {
         counter!(ROWS, "kind" => kind).absolute(0);
+    }
+    for outcome in Outcome::ALL {
+        counter!(SPANS, "outcome" => outcome.as_str()).absolute(0);
     }
     for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED] {
         counter!(name).absolute(0);
@@ -213,4 +219,9 @@ pub fn dead_letter(reason: &'static str) {
 /// A pull broke and was begun anew.
 pub fn reopened() {
     counter!(REOPENED).increment(1);
+}
+
+/// What became of finished spans.
+pub fn spans(outcome: Outcome, count: u64) {
+    counter!(SPANS, "outcome" => outcome.as_str()).increment(count);
 }

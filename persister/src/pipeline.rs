@@ -13,6 +13,7 @@ use crate::{
     pull::Pulled,
     retry::{self, Refused},
     store::{Store, Written},
+    trace::Spans,
 };
 
 /// How long an event rests whose dead letter JetStream would not take.
@@ -31,6 +32,7 @@ pub struct Pipeline {
 struct Work {
     entries: Vec<Entry>,
     messages: Vec<Message>,
+    spans: Spans,
 }
 
 impl Pipeline {
@@ -43,7 +45,7 @@ impl Pipeline {
 
     /// Brings every event of a batch to its end: written, put aside, or put back.
     async fn settle(&self, pulled: &[Message]) {
-        let work = self.read(pulled).await;
+        let mut work = self.read(pulled).await;
         // Bisecting: what Postgres refuses is split until the row that it refuses is alone.
         let mut parts: Vec<Range<usize>> = std::iter::once(0..work.entries.len()).collect();
         while let Some(part) = parts.pop() {
@@ -51,10 +53,10 @@ impl Pipeline {
                 continue;
             }
             match self.write(&work.entries[part.clone()]).await {
-                Ok(written) => self.conclude(&work, part, &written).await,
+                Ok(written) => self.conclude(&mut work, part, &written).await,
                 Err(refused) if part.len() == 1 => {
                     let seq = work.entries[part.start].seq;
-                    self.bury(&work.messages[part.start], seq, Reason::Refused(refused)).await;
+                    self.bury(&work.messages[part.start], seq, Reason::Refused(refused), &mut work.spans).await;
                 }
                 Err(_) => {
                     let middle = part.start + part.len() / 2;
@@ -83,14 +85,20 @@ impl Pipeline {
         placed.sort_by_key(|(seq, _)| *seq);
         // Delivered twice within one batch: one acknowledgement settles both.
         placed.dedup_by_key(|(seq, _)| *seq);
-        let mut work = Work { entries: Vec::with_capacity(placed.len()), messages: Vec::with_capacity(placed.len()) };
+        let mut work = Work {
+            entries: Vec::with_capacity(placed.len()),
+            messages: Vec::with_capacity(placed.len()),
+            spans: Spans::begin(&placed),
+        };
         for (seq, message) in placed {
             match batch::read(&message.subject, &message.payload) {
                 Ok(event) => {
                     work.entries.push(Entry { seq, event });
                     work.messages.push(message.clone());
                 }
-                Err(error) => self.bury(message, seq, Reason::Unreadable(error.to_string())).await,
+                Err(error) => {
+                    self.bury(message, seq, Reason::Unreadable(error.to_string()), &mut work.spans).await;
+                }
             }
         }
         work
@@ -109,22 +117,24 @@ impl Pipeline {
     }
 
     /// After a commit: acknowledges what is written and looks after the rest.
-    async fn conclude(&self, work: &Work, part: Range<usize>, written: &Written) {
+    async fn conclude(&self, work: &mut Work, part: Range<usize>, written: &Written) {
         let hopeless = self.hopeless(&written.absent).await;
         for index in part {
             let (entry, message) = (&work.entries[index], &work.messages[index]);
             let waits_for = batch::target(&entry.event).filter(|target| written.absent.contains(target));
             if let Some(target) = waits_for {
                 if hopeless.contains(&target) {
-                    self.bury(message, entry.seq, Reason::TargetMissing).await;
+                    self.bury(message, entry.seq, Reason::TargetMissing, &mut work.spans).await;
                 } else {
                     metrics::waits_for_target();
                     respond(message, AckKind::Nak(Some(rest(message)))).await;
+                    work.spans.end(entry.seq, "waiting_for_target");
                 }
             } else if written.displaced.contains(&entry.seq) {
-                self.bury(message, entry.seq, Reason::PlaceTaken).await;
+                self.bury(message, entry.seq, Reason::PlaceTaken, &mut work.spans).await;
             } else {
                 respond(message, AckKind::Ack).await;
+                work.spans.end(entry.seq, "written");
             }
         }
     }
@@ -148,7 +158,7 @@ impl Pipeline {
         self.store.absent(&settled).await.unwrap_or_default()
     }
 
-    async fn bury(&self, message: &Message, seq: Seq, reason: Reason) {
+    async fn bury(&self, message: &Message, seq: Seq, reason: Reason, spans: &mut Spans) {
         match self.dead.bury(message, &self.stream, seq, &reason).await {
             Ok(()) => respond(message, AckKind::Ack).await,
             Err(error) => {
@@ -156,6 +166,7 @@ impl Pipeline {
                 respond(message, AckKind::Nak(Some(DEAD_LETTER_PAUSE))).await;
             }
         }
+        spans.end(seq, reason.as_str());
     }
 }
 

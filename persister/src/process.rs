@@ -11,6 +11,7 @@ use partyline_shared::{
     admin::{self, Latch, Readiness},
     nats::{self, Link},
     subjects,
+    trace::{self, Service},
 };
 use tokio::{
     net::TcpListener,
@@ -69,6 +70,9 @@ impl Persister {
     /// If something is wrong that waiting won't mend.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { config, admin, metrics } = self;
+        let instance = uuid::Uuid::new_v4().simple().to_string();
+        let service = Service { name: "partyline-persister", version: env!("CARGO_PKG_VERSION"), instance: &instance };
+        trace::start(&config.telemetry, service, metrics::spans)?;
         let nats_up = Latch::default();
         let readiness = Readiness::new(vec![("nats", nats_up.clone())]);
         let end = CancellationToken::new();
@@ -100,6 +104,7 @@ impl Persister {
             tracing::warn!("last acknowledgements not sent; these events will come again");
         }
         end.cancel();
+        trace::finish().await;
         Ok(())
     }
 }

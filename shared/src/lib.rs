@@ -11,4 +11,5 @@ pub mod streams;
 pub mod subjects;
 pub mod telemetry;
 pub mod timestamp;
+pub mod trace;
 pub mod wire;

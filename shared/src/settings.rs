@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use axum::http::Uri;
 use clap::{
     Args, Command, Parser, ValueEnum,
     builder::OsStringValueParser,
@@ -167,25 +168,56 @@ pub enum LogFormat {
     Json,
 }
 
-/// Logs.
+/// Logs and traces.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Logs")]
+#[command(next_help_heading = "Logs and traces")]
 pub struct TelemetrySettings {
     /// What is logged: `info`, or directives such as `info,partyline_gateway=debug`.
     #[arg(long, env = "PARTYLINE_LOG", default_value = "info")]
     pub log: String,
     #[arg(long, env = "PARTYLINE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// An OpenTelemetry collector that takes traces by OTLP over HTTP (`http://collector:4318`); none: no traces.
+    #[arg(long, env = "PARTYLINE_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+    /// Which part of the requests and of the sockets' commands is traced, 0 to 1. A request that brings a
+    /// `traceparent` has this decided already.
+    #[arg(long, env = "PARTYLINE_TRACE_SAMPLE", default_value_t = 0.01, value_parser = part)]
+    pub trace_sample: f64,
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "not a number from 0 to 1".to_owned())
 }
 
 impl TelemetrySettings {
+    /// The collector, if there is one.
+    #[must_use]
+    pub fn collector(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
+    }
+
     /// What is wrong across fields.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        match tracing_subscriber::EnvFilter::try_new(&self.log) {
-            Ok(_) => Vec::new(),
-            Err(error) => vec![format!("PARTYLINE_LOG: {error}")],
+        let mut problems = Vec::new();
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+            problems.push(format!("PARTYLINE_LOG: {error}"));
         }
+        if let Some(endpoint) = self.collector() {
+            let is_http = endpoint.parse::<Uri>().is_ok_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https"))
+                    && uri.authority().is_some_and(|it| !it.host().is_empty() && !it.as_str().contains('@'))
+                    && uri.query().is_none()
+            });
+            if !is_http {
+                // It may hold a password: never shown.
+                problems
+                    .push("PARTYLINE_OTLP_ENDPOINT: not an HTTP URL without user and query (http://host:4318)".into());
+            }
+        }
+        problems
     }
 }
 
@@ -199,11 +231,13 @@ mod tests {
         nats: NatsSettings,
         #[command(flatten)]
         database: DatabaseSettings,
+        #[command(flatten)]
+        telemetry: TelemetrySettings,
     }
 
     impl Check for Sample {
         fn problems(&self) -> Vec<String> {
-            [self.nats.problems(), self.database.problems()].concat()
+            [self.nats.problems(), self.database.problems(), self.telemetry.problems()].concat()
         }
     }
 
@@ -230,5 +264,24 @@ mod tests {
         };
         assert_eq!(problems.len(), 3, "{problems:?}");
         assert!(parse(&[]).is_ok());
+    }
+
+    #[test]
+    fn a_collector_is_an_http_url_and_a_sample_a_part_of_one() {
+        for wrong in
+            ["collector:4318", "grpc://collector:4317", "http://", "http://u:secret@c:4318", "http://c:4318/?k=secret"]
+        {
+            let Err(Failure::Problems(problems)) = parse(&["--otlp-endpoint", wrong]) else {
+                panic!("{wrong} went unnoticed");
+            };
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].contains("PARTYLINE_OTLP_ENDPOINT") && !problems[0].contains("secret"), "{problems:?}");
+        }
+        for wrong in ["1.5", "-1", "NaN", "all"] {
+            assert!(parse(&[&format!("--trace-sample={wrong}")]).is_err(), "{wrong}");
+        }
+        for right in ["", "http://collector:4318", "https://traces.example/otlp/"] {
+            assert!(parse(&["--otlp-endpoint", right, "--trace-sample", "0.5"]).is_ok(), "{right}");
+        }
     }
 }

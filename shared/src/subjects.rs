@@ -30,6 +30,13 @@ pub const MEMBERS_CHANGED: &str = "chat.control.members";
 pub const DEBITS: &str = "chat.control.debits";
 /// Header of a log event: the node that appended it.
 pub const ORIGIN_HEADER: &str = "Partyline-Node";
+/// Header of a log event that is traced: the span that published it, in the form of W3C Trace Context. A request's has
+/// the same name.
+pub const TRACEPARENT: &str = "traceparent";
+/// What all subjects of the log look like, for the names of spans.
+pub const LOG_TEMPLATE: &str = "chat.log.{partition}.{conversation}";
+/// What all subjects of live events look like, for the names of spans.
+pub const LIVE_TEMPLATE: &str = "chat.live.{conversation}.log";
 
 /// The partition of a conversation: stable for ever, since it decides where its log lies.
 #[must_use]

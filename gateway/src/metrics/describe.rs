@@ -1,7 +1,10 @@
 //! What each metric means, told to the recorder; and every known series at 0, since a rate needs a first value.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
-use partyline_shared::wire::{CloseCode, ErrorCode};
+use partyline_shared::{
+    trace::Outcome,
+    wire::{CloseCode, ErrorCode},
+};
 
 use super::handles::*;
 
@@ -58,6 +61,9 @@ pub fn describe() {
     for kind in LIMITS {
         counter!(RATE_LIMITED, "kind" => kind).absolute(0);
     }
+    for outcome in Outcome::ALL {
+        counter!(SPANS, "outcome" => outcome.as_str()).absolute(0);
+    }
     std::sync::LazyLock::force(&HANDLES);
 }
 
@@ -108,4 +114,5 @@ fn parts() {
     describe_counter!(NATS_BYTES, Unit::Bytes, "Payload of NATS messages, by direction (in, out)");
     describe_gauge!(POSTGRES_UP, "1 unless Postgres did not answer lately");
     describe_gauge!(POSTGRES_CONNECTIONS, "Connections to Postgres, by state (busy, idle)");
+    describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
 }

@@ -36,6 +36,7 @@ pub(super) const NATS_BYTES: &str = "partyline_gateway_nats_bytes_total";
 pub(super) const POSTGRES_UP: &str = "partyline_gateway_postgres_up";
 pub(super) const POSTGRES_CONNECTIONS: &str = "partyline_gateway_postgres_connections";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
+pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
 /// What connections speak.
 pub(super) const PROTOCOLS: [&str; 2] = ["native", "socketio"];

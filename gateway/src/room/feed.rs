@@ -17,7 +17,7 @@ use super::{Room, directory::Directory, fan_out};
 use crate::{
     encode::{self, Class, Frame},
     log::{Entry, Log},
-    metrics,
+    metrics, trace,
 };
 
 /// Events taken from the subscription before they are written.
@@ -39,12 +39,18 @@ pub(super) async fn run(room: Arc<Room>, mut live: Subscriber, log: Arc<Log>, di
                     return;
                 };
                 let mut entries = Vec::new();
+                let mut spans = Vec::new();
+                spans.extend(trace::arrived(&message));
                 sort_in(&room, message, &mut entries);
                 while entries.len() < BATCH && let Some(Some(message)) = live.next().now_or_never() {
+                    spans.extend(trace::arrived(&message));
                     sort_in(&room, message, &mut entries);
                 }
                 if !entries.is_empty() {
                     Box::pin(deliver(&room, entries, &log, &directory)).await;
+                }
+                for span in spans {
+                    trace::delivered(span, room.size());
                 }
             }
         }
@@ -183,7 +189,8 @@ fn note(room: &Arc<Room>, entry: &Entry, directory: &Directory) {
         Ok(Event::Read(read)) => room.note_read(read.user_id, read.last_read_seq),
         Ok(Event::ParticipantAdded(_)) => directory.members_changed(room.id),
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, conversation = %room.id, seq = entry.seq, "an event that is none"),
+        // The error may quote the event.
+        Err(_) => tracing::warn!(conversation = %room.id, seq = entry.seq, "an event that is none"),
     }
 }
 

@@ -28,6 +28,7 @@ const TRADES: &[Trade] = &[
             "\"CHAT_",
             "\"$JS",
             "\"$KV",
+            "\"traceparent",
         ],
         homes: &["shared/src/subjects"],
     },
@@ -35,6 +36,11 @@ const TRADES: &[Trade] = &[
         name: "metrics",
         signs: &["\"partyline_gateway_", "\"partyline_persister_", "counter!(", "gauge!(", "histogram!("],
         homes: &["gateway/src/metrics", "persister/src/metrics"],
+    },
+    Trade {
+        name: "spans",
+        signs: &["span_builder(", ".start_with_context(", "\"messaging."],
+        homes: &["shared/src/trace", "gateway/src/trace", "persister/src/trace"],
     },
     Trade {
         name: "publishing to JetStream",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod budget;
+mod collector;
 mod document;
 mod drain;
 mod frames;
@@ -10,6 +11,7 @@ mod handshake;
 mod history;
 mod house;
 mod join;
+mod logs;
 mod membership;
 mod once;
 mod outages;
@@ -22,3 +24,4 @@ mod rest;
 mod socketio;
 mod support;
 mod tokens;
+mod traces;

@@ -24,23 +24,23 @@ fn path(transport: &str, rest: &str) -> String {
 }
 
 /// A WebSocket, packet by packet.
-struct Raw(WebSocketStream<TcpStream>);
+pub(crate) struct Raw(WebSocketStream<TcpStream>);
 
 impl Raw {
-    async fn open(gateway: &Process, rest: &str) -> Self {
+    pub(crate) async fn open(gateway: &Process, rest: &str) -> Self {
         let request = gateway.url(&path("websocket", rest)).replace("http", "ws").into_client_request().unwrap();
         Self(connect(gateway, request).await.unwrap().0)
     }
 
     /// Inside the namespace, after `connected`.
-    async fn come(gateway: &Process, token: &str) -> Self {
+    pub(crate) async fn come(gateway: &Process, token: &str) -> Self {
         let mut raw = Self::open(gateway, "").await;
         raw.say(&format!("40{}", json!({ "token": token }))).await;
         raw.expect("42[\"connected\",").await;
         raw
     }
 
-    async fn say(&mut self, packet: &str) {
+    pub(crate) async fn say(&mut self, packet: &str) {
         self.0.send(Message::text(packet)).await.unwrap();
     }
 
@@ -56,7 +56,7 @@ impl Raw {
     }
 
     /// The next packet that begins so.
-    async fn expect(&mut self, start: &str) -> String {
+    pub(crate) async fn expect(&mut self, start: &str) -> String {
         loop {
             let packet = self.read().await.unwrap_or_else(|code| panic!("closed with {code}, waiting for {start}"));
             if packet.starts_with(start) {
