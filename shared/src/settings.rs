@@ -1,11 +1,10 @@
 //! Settings: every one has a flag and an environment variable `PARTYLINE_…`; all mistakes are told at once.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use axum::http::Uri;
 use clap::{
     Args, Command, Parser, ValueEnum,
-    builder::OsStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -46,38 +45,53 @@ pub enum Failure {
 ///
 /// # Errors
 /// [`Failure`].
-pub fn parse_from<T: Parser + Check>(argv: Vec<std::ffi::OsString>) -> Result<T, Failure> {
+pub fn parse_from<T: Parser + Check>(argv: Vec<OsString>) -> Result<T, Failure> {
+    let mut argv = argv;
     let mut command = T::command();
     let mut problems = Vec::new();
-    // clap stops at the first bad value: note it, let that argument take anything, go on to the next.
-    loop {
+    // clap stops at the first bad value: note it, leave that argument at its default, go on to the next. What spans
+    // fields is looked at, too.
+    let settings = loop {
         let error = match command.clone().try_get_matches_from(&argv) {
-            Ok(_) => break,
+            Ok(matches) => break T::from_arg_matches(&matches).map_err(Failure::Told)?,
             Err(error) => error,
         };
-        let Some(id) = offender(&command, &error) else {
+        let Some((id, long)) = offender(&command, &error) else {
             return Err(Failure::Told(error));
         };
         problems.push(sentence(&error));
-        command = command.mut_arg(id, |arg| arg.value_parser(OsStringValueParser::new()));
-    }
-    let settings = T::try_parse_from(&argv);
-    if let Ok(settings) = &settings {
-        problems.extend(settings.problems());
-    }
-    match settings {
-        Ok(settings) if problems.is_empty() => Ok(settings),
-        _ => Err(Failure::Problems(problems)),
-    }
+        if !take_out(&mut argv, &long) {
+            command = command.mut_arg(id, |arg| arg.env(None));
+        }
+    };
+    problems.extend(settings.problems());
+    if problems.is_empty() { Ok(settings) } else { Err(Failure::Problems(problems)) }
 }
 
-fn offender(command: &Command, error: &clap::Error) -> Option<String> {
+/// Removes `--long value` or `--long=value`.
+///
+/// # Returns
+/// Whether it was there.
+fn take_out(argv: &mut Vec<OsString>, long: &str) -> bool {
+    let flag = format!("--{long}");
+    let Some(place) = argv.iter().position(|word| {
+        word.to_string_lossy().strip_prefix(&flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    }) else {
+        return false;
+    };
+    let apart = argv[place].to_string_lossy() == flag;
+    argv.drain(place..(place + 1 + usize::from(apart)).min(argv.len()));
+    true
+}
+
+fn offender(command: &Command, error: &clap::Error) -> Option<(String, String)> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
     }
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
     let long = shown.strip_prefix("--")?.split([' ', '=']).next()?;
-    command.get_arguments().find(|arg| arg.get_long() == Some(long)).map(|arg| arg.get_id().to_string())
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(long))?;
+    Some((arg.get_id().to_string(), long.to_owned()))
 }
 
 fn sentence(error: &clap::Error) -> String {
@@ -247,12 +261,21 @@ mod tests {
 
     #[test]
     fn names_every_mistake_at_once() {
-        let Err(Failure::Problems(problems)) = parse(&["--partitions", "0", "--log-hours", "x", "--nats-replicas=9"])
-        else {
+        let argv = [
+            "--partitions",
+            "0",
+            "--log-hours",
+            "x",
+            "--nats-replicas=9",
+            "--database-url",
+            "mysql://x",
+            "--log-hours=y",
+        ];
+        let Err(Failure::Problems(problems)) = parse(&argv) else {
             panic!("mistakes went unnoticed");
         };
-        assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems[0].contains("--"), "{problems:?}");
+        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert!(problems[0].contains("--") && problems[4].contains("PARTYLINE_DATABASE_URL"), "{problems:?}");
     }
 
     #[test]
