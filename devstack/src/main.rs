@@ -9,6 +9,7 @@ use std::{
 use clap::{Parser, Subcommand, value_parser};
 use devstack::{
     child::{Child, Signal, Spec},
+    services::nats,
     stack,
     testing::servers::{self, Servers},
 };
@@ -55,6 +56,10 @@ struct Data {
     /// Where data, logs and process ids are kept; `.partyline` in the checkout unless given.
     #[arg(long, env = "PARTYLINE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// When JetStream syncs what it has written: `always`, before it acknowledges, or a duration (`100ms`, `2m`), within
+    /// which an acknowledged message may die with the machine.
+    #[arg(long, env = "PARTYLINE_NATS_SYNC", default_value = "always", value_parser = nats::sync_interval)]
+    nats_sync: String,
     /// Neither builds nor serves the chat page.
     #[arg(long)]
     no_page: bool,
@@ -76,7 +81,14 @@ fn main() -> ExitCode {
 }
 
 fn options(data: Data, nats: u16, gateways: u16, persisters: u16) -> stack::Options {
-    stack::Options { data_dir: data.data_dir, nats, gateways, persisters, page: !data.no_page }
+    stack::Options {
+        data_dir: data.data_dir,
+        nats,
+        gateways,
+        persisters,
+        page: !data.no_page,
+        nats_sync: data.nats_sync,
+    }
 }
 
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {

@@ -37,6 +37,8 @@ pub struct Options {
     pub persisters: u16,
     /// Builds and serves the chat page.
     pub page: bool,
+    /// As NATS's `sync_interval`.
+    pub nats_sync: String,
 }
 
 /// Runs the stack until Ctrl-C or SIGTERM; a second one kills it.

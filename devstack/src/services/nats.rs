@@ -43,8 +43,9 @@ pub struct Settings {
     pub log: PathBuf,
     pub port: u16,
     pub monitor_port: u16,
-    /// JetStream syncs every write before it acknowledges; without, an acknowledged event may die with the machine.
-    pub durable: bool,
+    /// When JetStream syncs what it has written: `always`, before it acknowledges, or a duration (`2m`), within which an
+    /// acknowledged event may die with the machine.
+    pub sync_interval: String,
     pub accounts: Vec<Account>,
     pub cluster: Option<Route>,
 }
@@ -80,7 +81,7 @@ impl Settings {
     fn configuration(&self) -> String {
         let mut text = String::new();
         let store = quoted(&self.dir.join("jetstream").to_string_lossy());
-        let sync = if self.durable { "always" } else { "\"2m\"" };
+        let sync = quoted(&self.sync_interval);
         let _ = writeln!(text, "server_name: {}\nlisten: \"127.0.0.1:{}\"", quoted(&self.name), self.port);
         let _ = writeln!(text, "http: \"127.0.0.1:{}\"", self.monitor_port);
         let _ = writeln!(text, "jetstream {{ store_dir: {store}, sync_interval: {sync} }}");
@@ -103,6 +104,22 @@ impl Settings {
             );
         }
         text
+    }
+}
+
+/// Reads a [`Settings::sync_interval`].
+///
+/// # Errors
+/// If it is none.
+pub fn sync_interval(text: &str) -> Result<String, String> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let is_duration = !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && matches!(&text[number.len()..], "ms" | "s" | "m" | "h");
+    if text == "always" || is_duration {
+        Ok(text.into())
+    } else {
+        Err("`always`, or a duration such as 100ms or 2m".into())
     }
 }
 
@@ -151,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn durable_means_synced_always() {
+    fn configures_when_to_sync() {
         let account = Account { name: "A".into(), user: "a".into(), password: "say \"a\"".into() };
         let mut settings = Settings {
             name: "n".into(),
@@ -159,13 +176,23 @@ mod tests {
             log: "/x/log".into(),
             port: 1,
             monitor_port: 2,
-            durable: true,
+            sync_interval: "always".into(),
             accounts: vec![account],
             cluster: None,
         };
-        assert!(settings.configuration().contains("sync_interval: always"));
+        assert!(settings.configuration().contains("sync_interval: \"always\""));
         assert!(settings.configuration().contains(r#"password: "say \"a\"""#));
-        settings.durable = false;
+        settings.sync_interval = "2m".into();
         assert!(!settings.configuration().contains("always"));
+    }
+
+    #[test]
+    fn sync_intervals_are_what_nats_takes() {
+        for right in ["always", "100ms", "2m"] {
+            assert_eq!(sync_interval(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "never", "5", "m", "-1s", "1 s"] {
+            assert!(sync_interval(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -57,7 +57,7 @@ impl Plan {
         let mut servers = Vec::new();
         let nats_url = match setting("PARTYLINE_NATS_URL") {
             Some(url) => url,
-            None => own_nats(options.nats, &paths, &logs, secrets.nats_password, &mut servers)?,
+            None => own_nats(options, &paths, &logs, secrets.nats_password, &mut servers)?,
         };
         let mut own_database = None;
         let database_url = match setting("PARTYLINE_DATABASE_URL") {
@@ -158,7 +158,14 @@ impl Plan {
     }
 }
 
-fn own_nats(count: u16, paths: &Paths, logs: &Path, password: String, parts: &mut Vec<Part>) -> anyhow::Result<String> {
+fn own_nats(
+    options: &Options,
+    paths: &Paths,
+    logs: &Path,
+    password: String,
+    parts: &mut Vec<Part>,
+) -> anyhow::Result<String> {
+    let count = options.nats;
     let server = nats::find(&paths.tools, &|line| say!("{line}"))?;
     let account = Account { name: "PARTYLINE".into(), user: "partyline".into(), password };
     let routes = (0..count).map(|_| ports::free_port()).collect::<Result<Vec<_>, _>>()?;
@@ -172,7 +179,7 @@ fn own_nats(count: u16, paths: &Paths, logs: &Path, password: String, parts: &mu
             name: name.clone(),
             port: ports::free_port()?,
             monitor_port: ports::free_port()?,
-            durable: true,
+            sync_interval: options.nats_sync.clone(),
             accounts: vec![account.clone()],
             cluster: (count > 1).then(|| Route { port: *route, all: routes.clone() }),
         };

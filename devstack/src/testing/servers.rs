@@ -160,7 +160,8 @@ fn prepare() -> anyhow::Result<Prepared> {
         log: dir.0.join("nats.log"),
         port: ports::free_port()?,
         monitor_port: ports::free_port()?,
-        durable: false,
+        // Tests kill processes, not machines.
+        sync_interval: "2m".into(),
         accounts: (0..ACCOUNTS).map(account).collect(),
         cluster: None,
     };
