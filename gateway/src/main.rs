@@ -4,6 +4,10 @@ use partyline_gateway::{config::Config, metrics, server};
 use partyline_shared::{settings, shutdown, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// A message costs a fifth less CPU time than with the system's (docs/decisions/0011-allocator.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> anyhow::Result<()> {
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
