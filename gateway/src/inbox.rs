@@ -106,29 +106,34 @@ impl Inbox {
 
     /// Tells `news.users`, wherever they are.
     pub async fn tell(&self, news: News) {
-        let mut by_node: HashMap<Arc<str>, Vec<UserId>> = HashMap::new();
-        for user in &news.users {
-            for node in self.presence.nodes_of(user) {
-                by_node.entry(node).or_default().push(user.clone());
-            }
-            if self.registry.has(user) {
-                // Presence may not have come round yet.
-                let here = by_node.entry(self.node.clone()).or_default();
-                if here.last() != Some(user) {
-                    here.push(user.clone());
-                }
-            }
+        // This node knows its own sockets better than presence, which may not have come round yet.
+        let here: Vec<_> = news.users.iter().filter(|user| self.wants(user, &news)).cloned().collect();
+        if !here.is_empty() {
+            let _ = self.arrived.send(News { users: here, ..news.clone() });
         }
+        let mut by_node: HashMap<Arc<str>, Vec<UserId>> = HashMap::new();
+        self.presence.each_node_of(&news.users, |user, node| {
+            if *node == self.node {
+                return;
+            }
+            match by_node.get_mut(node) {
+                Some(users) => users.push(user.clone()),
+                None => drop(by_node.insert(node.clone(), vec![user.clone()])),
+            }
+        });
         for (node, users) in by_node {
             let news = News { users, ..news.clone() };
-            if node == self.node {
-                let _ = self.arrived.send(news);
-            } else if let Ok(payload) = serde_json::to_vec(&news)
+            if let Ok(payload) = serde_json::to_vec(&news)
                 && let Err(error) = self.client.publish(subjects::node_inbox(&node), payload.into()).await
             {
                 tracing::debug!(%error, "news not told");
             }
         }
+    }
+
+    /// Whether somebody has a socket here to be told on. Whoever has joined on every one gets the event itself.
+    fn wants(&self, user: &UserId, news: &News) -> bool {
+        self.registry.any(user, |conn| news.moves() || !conn.has_joined(news.conversation_id))
     }
 
     async fn listen(self: Arc<Self>, mut news: async_nats::Subscriber) {
@@ -196,8 +201,7 @@ impl Inbox {
         // Coming and going is told by itself, whatever is said meanwhile.
         let moves = news.moves();
         for user in users {
-            // Whoever has joined on every socket gets the event itself.
-            if !moves && self.registry.of(user).iter().all(|conn| conn.has_joined(news.conversation_id)) {
+            if !self.wants(user, &news) {
                 continue;
             }
             let key = (user.clone(), news.conversation_id);

@@ -115,6 +115,14 @@ impl Presence {
         self.state.read().users.get(user).cloned().unwrap_or_default()
     }
 
+    /// Every node of every one of these users, as `look(user, node)`, in one look: rooms have many.
+    pub fn each_node_of(&self, users: &[UserId], mut look: impl FnMut(&UserId, &Arc<str>)) {
+        let state = self.state.read();
+        for user in users {
+            state.users.get(user).into_iter().flatten().for_each(|node| look(user, node));
+        }
+    }
+
     /// All live nodes, this one included.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<str>> {

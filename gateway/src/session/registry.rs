@@ -103,6 +103,12 @@ impl Registry {
         self.shard(user).lock().contains_key(user)
     }
 
+    /// Whether any of a user's connections here fits.
+    #[must_use]
+    pub fn any(&self, user: &UserId, fits: impl Fn(&Conn) -> bool) -> bool {
+        self.shard(user).lock().get(user).is_some_and(|conns| conns.iter().any(|conn| fits(conn)))
+    }
+
     /// Everybody who is connected here.
     #[must_use]
     pub fn users(&self) -> Vec<UserId> {
