@@ -42,7 +42,7 @@ test("1,000 conversations: the list goes on by itself, finds what it did not hav
   await expect.poll(() => items.count()).toBe(COUNT);
   expect(await page.getByRole("button", { name: "Show more" }).count()).toBe(0);
 
-  await items.first().click();
+  await vera.item(`${group}-0500`).click();
   await vera.input.waitFor();
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable", { timeDomain: "threadTicks" });
