@@ -14,7 +14,7 @@ STACK = -p partyline-devstack -p partyline-gateway -p partyline-persister
 PROGRAMS = $$(scripts/target-dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test lint fmt loadtest bench deny clean purge
+.PHONY: help run cluster build test lint fmt loadtest bench screenshots deny clean purge
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -45,6 +45,10 @@ loadtest: ## Beside a running `make run`: 10,000 people for 30 s (ARGS="room", A
 
 bench: ## Micro-benchmarks
 	cargo bench --workspace --benches
+
+screenshots: ## The pictures of docs/images, anew
+	@cargo build $(STACK) --bins
+	@PARTYLINE_CHROMIUM="$$(scripts/chromium)" PARTYLINE_DEVSTACK="$$(scripts/target-dir)/debug/devstack" npm --prefix web run screenshots
 
 deny: ## Licences and known vulnerabilities of the dependencies (needs cargo-deny)
 	cargo deny check

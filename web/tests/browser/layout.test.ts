@@ -128,3 +128,50 @@ test.for([390, 1_200])("both demo people talk side by side, %i px wide", async (
   await card.getByText("£1,850.00").waitFor();
   expect(await wide(page)).toEqual([]);
 });
+
+test("a finger finds everything at least 44 px wide and high, and the focus goes along", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  await say(stack, conversation, customer, "Hello?");
+  const vera = await open({ viewport: { width: 390, height: 700 }, isMobile: true, hasTouch: true, person: vendor });
+  const { page } = vera;
+  const isReached = page.locator("button:visible, input:visible, textarea:visible");
+  // What can't be tapped is no target: the choices of a message are opened by tapping it.
+  const small = () =>
+    isReached.evaluateAll((elements) =>
+      elements.flatMap((element) => {
+        const { width, height } = element.getBoundingClientRect();
+        const isTarget = getComputedStyle(element).pointerEvents !== "none";
+        return isTarget && (width < 44 || height < 44) ? [`${element.getAttribute("aria-label") ?? element.textContent}: ${width} x ${height}`] : [];
+      }),
+    );
+  await vera.item("Casey").waitFor();
+  expect(await small()).toEqual([]);
+  await vera.item("Casey").tap();
+  await expect.poll(() => page.evaluate(() => document.activeElement?.textContent)).toBe("Casey");
+  await page.getByRole("button", { name: "Make a quote" }).tap();
+  await page.getByLabel("What for").waitFor();
+  expect(await small()).toEqual([]);
+  await page.getByLabel("What for").press("Escape");
+  await page.getByLabel("What for").waitFor({ state: "detached" });
+  await vera.send("Yes!");
+  await expect.poll(() => vera.delivery("Yes!")).toMatch(/sent|delivered/);
+  await vera.row("Yes!").locator(".pl-bubble").tap();
+  await vera.row("Yes!").getByRole("button", { name: "Delete", exact: true }).waitFor();
+  expect(await small()).toEqual([]);
+  await vera.send("bad \u0007 words");
+  await page.getByRole("button", { name: "Discard" }).waitFor();
+  // What has failed takes more room than what is sent, and that is in sight.
+  await expect.poll(() => page.getByTestId("log").evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight)).toBeLessThan(2);
+  expect(await small()).toEqual([]);
+});
+
+test("in a low window a form scrolls before the messages are gone", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  await say(stack, conversation, customer, "How much?");
+  const { page } = await open({ viewport: { width: 844, height: 390 }, isMobile: true, hasTouch: true, person: vendor, conversation });
+  await page.getByRole("button", { name: "Make a quote" }).tap();
+  await page.getByLabel("What for").waitFor();
+  expect((await page.getByTestId("log").boundingBox())?.height).toBeGreaterThanOrEqual(80);
+  await page.getByRole("button", { name: "Send the quote" }).scrollIntoViewIfNeeded();
+  expect(await wide(page)).toEqual([]);
+  const { y = 0, height = 0 } = (await page.locator(".pl-composer").boundingBox()) ?? {};
+  expect(y + height).toBeLessThanOrEqual(390);
+});

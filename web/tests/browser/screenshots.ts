@@ -1,6 +1,6 @@
 /**
  * Pictures of the chat page for the documentation, in `docs/images`: a customer and three vendors really talk, over a
- * stack of their own. `npm run screenshots` with PARTYLINE_CHROMIUM and PARTYLINE_DEVSTACK set, as `make test` does.
+ * stack of their own. `make screenshots` runs it.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";

@@ -74,11 +74,14 @@ export class Chat extends Observable<ChatSnapshot> {
     socketUrl.protocol = socketUrl.protocol.replace("http", "ws");
     this.historyLimit = historyLimit;
     this.#onWait = onWait;
-    this.api = new Api(new URL("chat/api/", base).href, token);
+    let held: string | undefined;
+    const ask: TokenProvider = async (rejected) => (held = await token(rejected));
+    // REST goes on with the connection's token: whoever gives tokens isn't asked for every page.
+    this.api = new Api(new URL("chat/api/", base).href, async (rejected) => (held !== undefined && held !== rejected ? held : ask(rejected)));
     this.conversations = new Conversations(this.api, () => this.me.user_id, () => this.#opened.values());
     this.connection = new Connection({
       dial: transport(socketUrl.href),
-      token,
+      token: ask,
       isAccepted: (it) => this.api.isAccepted(it),
       onState: (state) => this.#stateChanged(state),
       onWelcome: (welcome) => this.#welcomed(welcome),

@@ -11,6 +11,8 @@ export interface ConversationsSnapshot {
   readonly items: readonly ListedConversation[];
   /** Whether the list was had at least once. */
   readonly isLoaded: boolean;
+  /** Why it could not be had last; it is asked for again by itself. */
+  readonly problem: Error | undefined;
   /** Whether there are conversations after the last one. */
   readonly hasMore: boolean;
   /** Others' messages that I haven't read, of the conversations in the list. */
@@ -30,6 +32,7 @@ export class Conversations extends Observable<ConversationsSnapshot> {
   readonly #me: () => string;
   readonly #followed: () => Iterable<Followed>;
   #isLoaded = false;
+  #problem: Error | undefined;
   /** Asks for the conversations after the last one; undefined if these are all. */
   #cursor: string | undefined;
   readonly #byId = new Map<string, ListedConversation>();
@@ -65,9 +68,14 @@ export class Conversations extends Observable<ConversationsSnapshot> {
       if (!this.#isLoaded || this.#byId.size === 0) this.#cursor = page.next ?? undefined;
       this.#isLoaded = true;
       this.#attempt = 0;
+      this.#problem = undefined;
       this.put(...page.results);
-    } catch {
-      if (!this.#isStopped) this.#retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.#attempt++));
+    } catch (error) {
+      if (this.#isStopped) return;
+      clearTimeout(this.#retryTimer);
+      this.#retryTimer = setTimeout(() => void this.load(), reconnectDelay(this.#attempt++));
+      this.#problem = error as Error;
+      this.changed();
     }
   }
 
@@ -119,7 +127,7 @@ export class Conversations extends Observable<ConversationsSnapshot> {
   protected makeSnapshot(): ConversationsSnapshot {
     const items = [...this.#byId.values()].sort((a, b) => activity(b) - activity(a));
     const unreadCount = items.reduce((sum, { unread_count }) => sum + unread_count, 0);
-    return { items, isLoaded: this.#isLoaded, hasMore: this.#cursor !== undefined, unreadCount };
+    return { items, isLoaded: this.#isLoaded, problem: this.#problem, hasMore: this.#cursor !== undefined, unreadCount };
   }
 
   #follow({ id, news }: Followed): boolean {

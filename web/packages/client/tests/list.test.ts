@@ -45,9 +45,10 @@ describe("the list", () => {
     void list.load();
     await vi.advanceTimersByTimeAsync(500 + 1_000);
     expect(conversations).toHaveBeenCalledTimes(3);
+    expect(list.getSnapshot()).toMatchObject({ isLoaded: false, problem: new Disconnected() });
     conversations.mockResolvedValue({ results: [listed("a", 1)], next: null });
     await vi.advanceTimersByTimeAsync(2_000);
-    expect([ids(), vi.getTimerCount()]).toEqual([["a"], 0]);
+    expect([ids(), vi.getTimerCount(), list.getSnapshot().problem]).toEqual([["a"], 0, undefined]);
     conversations.mockRejectedValue(new Disconnected());
     const loading = list.load();
     list.stop();

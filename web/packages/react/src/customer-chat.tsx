@@ -5,6 +5,7 @@ import { useLanguage } from "./language.ts";
 import { ConnectionBanner } from "./parts/banner.tsx";
 import { ChatFrame, type ChatFrameProps } from "./parts/frame.tsx";
 import { NoticeArea } from "./parts/notices.tsx";
+import { Problem } from "./parts/problem.tsx";
 import { Thread } from "./parts/thread.tsx";
 
 export interface CustomerChatProps extends ChatFrameProps {
@@ -20,22 +21,35 @@ export function CustomerChat({ with: vendorId, ...frame }: CustomerChatProps) {
 
 function DirectChat({ vendorId, theme, className, onSignIn }: { vendorId: string } & ChatFrameProps) {
   const { words } = useLanguage();
-  const { chat, notices } = useChatContext();
+  const { chat } = useChatContext();
   const { isConnected } = useConnection();
   const [id, setId] = useState<string>();
+  const [problem, setProblem] = useState<unknown>();
+  const isWanted = id === undefined && problem === undefined && isConnected;
   useEffect(() => {
-    if (id !== undefined || !isConnected) return;
-    let isWanted = true;
-    chat.startDirect(vendorId).then((found) => isWanted && setId(found), notices.show);
+    if (!isWanted) return;
+    let isOver = false;
+    chat.startDirect(vendorId).then(
+      (found) => isOver || setId(found),
+      (error: unknown) => isOver || setProblem(error),
+    );
     return () => {
-      isWanted = false;
+      isOver = true;
     };
-  }, [chat, vendorId, id, isConnected, notices]);
+  }, [chat, vendorId, isWanted]);
   return (
     <div className={className === undefined ? "pl-chat" : `pl-chat ${className}`} data-theme={theme} data-alone="">
       <ConnectionBanner onSignIn={onSignIn} />
       <div className="pl-panes" data-view="thread">
-        <div className="pl-pane">{id === undefined ? <p className="pl-nothing">{words.loading}</p> : <Thread conversationId={id} />}</div>
+        <div className="pl-pane">
+          {id !== undefined ? (
+            <Thread conversationId={id} />
+          ) : problem !== undefined ? (
+            <Problem about={problem} onRetry={() => setProblem(undefined)} />
+          ) : (
+            <p className="pl-nothing">{words.loading}</p>
+          )}
+        </div>
       </div>
       <NoticeArea />
     </div>

@@ -20,6 +20,7 @@ export { Icon, type IconName } from "./parts/icon.tsx";
 export { Message, type MessageActions, type MessageProps } from "./parts/message.tsx";
 export { MessageList, type MessageListProps } from "./parts/message-list.tsx";
 export { NoticeArea } from "./parts/notices.tsx";
+export { Problem, type ProblemProps } from "./parts/problem.tsx";
 export { QuoteForm, type QuoteFormProps } from "./parts/quote-form.tsx";
 export { MessageText } from "./parts/text.tsx";
 export { Thread, type ThreadProps } from "./parts/thread.tsx";

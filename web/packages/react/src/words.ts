@@ -14,6 +14,7 @@ export interface Words {
   conversations: string;
   noConversations: string;
   noMatch: string;
+  searching: string;
   noMessages: string;
   showMore: string;
   search: string;
@@ -105,6 +106,7 @@ export const english: Words = {
   conversations: "Conversations",
   noConversations: "No conversations yet.",
   noMatch: "Nothing found.",
+  searching: "Searching…",
   noMessages: "No messages yet",
   showMore: "Show more",
   search: "Search",

@@ -33,6 +33,8 @@ export class FakeServer {
   readonly messages: Message[];
   /** Sends are refused with this code. */
   refusing: string | undefined;
+  /** Every request is answered so. */
+  restRefuses: { status: number; problem: object } | undefined;
   isDown = false;
   readMarkers: Record<string, number> = {};
   /** Connections that are open. */
@@ -120,8 +122,9 @@ export class FakeServer {
   }
 
   /** The REST part. */
-  private readonly fetch = async (url: string | URL): Promise<Response> => {
+  private readonly fetch = async (url: string | URL, { method }: RequestInit = {}): Promise<Response> => {
     if (this.isDown) throw new TypeError("Failed to fetch");
+    if (this.restRefuses) return Response.json(this.restRefuses.problem, { status: this.restRefuses.status });
     if (String(url).includes("/chat-token")) return new Response("a.b.c");
     const people = this.joined().participants.map((it) => ({ ...it, online: it.user_id === OTHER, last_seen: null }));
     const listed = (id: string, more: Partial<ListedConversation> = {}): ListedConversation => ({
@@ -137,6 +140,7 @@ export class FakeServer {
       updated_at: message(1).created_at,
       ...more,
     });
+    if (method === "POST") return Response.json(listed(ID));
     const other = listed("c2", { title: "Luna Florals", last_message: message(1, { conversation_id: "c2", content: "Roses?" }), unread_count: 2, updated_at: message(0).created_at });
     return Response.json({ results: [listed(ID), other], next: null });
   };

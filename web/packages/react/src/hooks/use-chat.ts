@@ -18,6 +18,8 @@ export interface UseChat extends Omit<UseConversation, "id"> {
   /** Newest activity first. */
   conversations: readonly ListedConversation[];
   isLoadingConversations: boolean;
+  /** Why they could not be had last; they are asked for again. */
+  conversationsProblem: Error | undefined;
   hasMoreConversations: boolean;
   unreadCount: number;
   /** Asks for the newest conversations again, though they are kept up to date by themselves. */
@@ -46,6 +48,7 @@ export function useChat(id?: string): UseChat {
     ...connection,
     conversations: list.items,
     isLoadingConversations: !list.isLoaded,
+    conversationsProblem: list.problem,
     hasMoreConversations: list.hasMore,
     unreadCount: list.unreadCount,
     loadConversations: list.load,

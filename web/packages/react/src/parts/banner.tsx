@@ -46,7 +46,7 @@ export function ConnectionLabel() {
   const { connectionState, isConnected } = useConnection();
   const text = { online: words.connected, connecting: words.connecting, waiting: words.noConnection, ended: words.disconnected, stopped: words.disconnected };
   return (
-    <span className="pl-subtitle pl-connection" data-online={isConnected || undefined} data-testid="connection">
+    <span className="pl-subtitle pl-connection" data-online={isConnected || undefined} data-state={connectionState.kind} data-testid="connection">
       {text[connectionState.kind]}
     </span>
   );

@@ -34,7 +34,7 @@ export function QuoteCard({ message: { content, metadata } }: CardProps) {
           <strong>{formats.money(amount, currency)}</strong>
         </p>
       )}
-      {valid_until !== undefined && <p className="pl-card-note">{words.validUntil(formats.calendarDay(valid_until))}</p>}
+      {valid_until !== undefined && <p className="pl-card-note" dir="auto">{words.validUntil(formats.calendarDay(valid_until))}</p>}
     </Card>
   );
 }
@@ -46,9 +46,9 @@ export function BookingCard({ message: { content, metadata } }: CardProps) {
   const days = [starts_at, ends_at].flatMap((at) => (at === undefined ? [] : [formats.calendarDay(at)]));
   return (
     <Card kind="booking" icon="calendar" label={words.booking} title={title} status={status} statusText={status && words.bookingStatus(status)}>
-      {days.length > 0 && <p className="pl-card-when">{[...new Set(days)].join(" – ")}</p>}
+      {days.length > 0 && <p className="pl-card-when" dir="auto">{[...new Set(days)].join(" – ")}</p>}
       {content !== "" && <MessageText content={content} />}
-      {reference !== undefined && <p className="pl-card-note">{reference}</p>}
+      {reference !== undefined && <p className="pl-card-note" dir="auto">{reference}</p>}
     </Card>
   );
 }

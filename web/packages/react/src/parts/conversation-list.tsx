@@ -1,6 +1,7 @@
 import type { ListedConversation } from "@partyline/client";
 import { memo, type ReactNode, useEffect, useState } from "react";
 import { useConversations, useConnection } from "../hooks/use-chat.ts";
+import { useMore } from "../hooks/use-more.ts";
 import { useNow } from "../hooks/use-now.ts";
 import { useArrowKeys } from "../hooks/use-arrow-keys.ts";
 import { useChatContext } from "../context.ts";
@@ -10,6 +11,7 @@ import type { Words } from "../words.ts";
 import { Avatar } from "./avatar.tsx";
 import { ConnectionLabel } from "./banner.tsx";
 import { Icon } from "./icon.tsx";
+import { Problem } from "./problem.tsx";
 
 /** Relative times move on this often, in milliseconds. */
 const TICK_MS = 30_000;
@@ -31,9 +33,9 @@ export interface ConversationListProps {
 /** Who I am, and my conversations. */
 export function ConversationList({ activeId, onOpen, hasFilter = false, actions, children }: ConversationListProps) {
   const { words } = useLanguage();
-  const { me, isConnected } = useConnection();
+  const { me, isConnected, connectionState } = useConnection();
   const { notices } = useChatContext();
-  const { items, isLoaded, hasMore, load, loadMore } = useConversations();
+  const { items, isLoaded, problem, hasMore, load, loadMore } = useConversations();
   const [search, setSearch] = useState("");
   const [isUnreadOnly, setIsUnreadOnly] = useState(false);
   const now = useNow(TICK_MS);
@@ -43,7 +45,10 @@ export function ConversationList({ activeId, onOpen, hasFilter = false, actions,
     const timer = setInterval(() => document.visibilityState === "visible" && void load(), REFRESH_MS);
     return () => clearInterval(timer);
   }, [isConnected, load]);
+  const { more, hasFailed, end } = useMore(loadMore, items.length, notices.show);
   const myId = me?.user_id ?? "";
+  // Without a connection the banner says what is wrong.
+  const isFailing = isConnected && problem !== undefined;
   const wanted = search.trim().toLowerCase();
   const shown = items.filter(
     (item) =>
@@ -86,10 +91,11 @@ export function ConversationList({ activeId, onOpen, hasFilter = false, actions,
             </li>
           ))}
         </ul>
-        {!isLoaded && <Skeletons label={words.loading} />}
-        {isLoaded && shown.length === 0 && <p className="pl-empty">{items.length === 0 ? words.noConversations : words.noMatch}</p>}
+        {!isLoaded && isFailing && <Problem about={problem} onRetry={() => void load()} />}
+        {!isLoaded && !isFailing && connectionState.kind !== "ended" && <Skeletons label={words.loading} />}
+        {isLoaded && shown.length === 0 && <p className="pl-empty">{items.length === 0 ? words.noConversations : hasMore && !hasFailed ? words.searching : words.noMatch}</p>}
         {hasMore && (
-          <button className="pl-quiet pl-wide" type="button" onClick={() => void loadMore().catch(notices.show)}>
+          <button className="pl-quiet pl-wide" type="button" ref={end} onClick={() => void more()}>
             {words.showMore}
           </button>
         )}
@@ -121,7 +127,7 @@ export const ConversationItem = memo(function ConversationItem({ conversation, m
         {title}
       </span>
       {isOnline && <span className="pl-hidden">{words.online}</span>}
-      <time className="pl-when" dateTime={when} title={formats.fullTime(when)}>
+      <time className="pl-when" dir="auto" dateTime={when} title={formats.fullTime(when)}>
         {formats.ago(when, new Date(now))}
       </time>
       <span className="pl-preview" dir="auto">

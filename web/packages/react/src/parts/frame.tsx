@@ -38,6 +38,11 @@ export function ChatFrame({ conversationId: given, onConversationChange, theme, 
     (next: string | undefined) => {
       if (given === undefined) setConversationId(next);
       onConversationChange?.(next);
+      // Where it takes the place of the list, and no field takes the focus, that is lost.
+      requestAnimationFrame(() => {
+        const isLost = (document.activeElement as HTMLElement | null)?.offsetParent == null;
+        if (next !== undefined && isLost) element.current?.querySelector<HTMLElement>(".pl-thread h2")?.focus({ preventScroll: true });
+      });
     },
     [given, setConversationId, onConversationChange],
   );

@@ -126,7 +126,7 @@ const Item = memo(function Item(props: MessageProps) {
     <>
       {day !== undefined && (
         <p className="pl-day">
-          <span>{formats.day(day)}</span>
+          <span dir="auto">{formats.day(day)}</span>
         </p>
       )}
       {isUnreadStart && <p className="pl-new">{words.newMessages}</p>}

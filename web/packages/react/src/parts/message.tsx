@@ -84,7 +84,7 @@ export const Message = memo(function Message({ row, actions, isConnected, compan
       </div>
       {isOpen && isChangeable && <Choices row={row} actions={actions} />}
       <div className="pl-meta" hidden={!hasMeta}>
-        <time id={`${id}when`} dateTime={message.created_at} title={formats.fullTime(message.created_at)}>
+        <time id={`${id}when`} dir="auto" dateTime={message.created_at} title={formats.fullTime(message.created_at)}>
           {formats.time(message.created_at)}
         </time>
         {isEdited && <span className="pl-edited">{words.edited}</span>}

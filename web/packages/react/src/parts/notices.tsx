@@ -1,10 +1,8 @@
-import { Disconnected, Refusal } from "@partyline/client";
 import { useEffect } from "react";
 import { useChatContext, useStore } from "../context.ts";
-import { secondsUntil } from "../format.ts";
 import { useLanguage } from "../language.ts";
-import type { Words } from "../words.ts";
 import { Icon } from "./icon.tsx";
+import { explain } from "./problem.tsx";
 
 /** How long a notice stays. */
 const LASTS_MS = 8_000;
@@ -23,7 +21,7 @@ export function NoticeArea() {
     <div className="pl-notices" role="alert">
       {notice && (
         <p className="pl-notice">
-          {tell(notice.about, words)}
+          {explain(notice.about, words)}
           <button className="pl-round pl-small" type="button" aria-label={words.close} onClick={notices.close}>
             <Icon name="close" />
           </button>
@@ -31,11 +29,4 @@ export function NoticeArea() {
       )}
     </div>
   );
-}
-
-function tell(about: unknown, words: Words): string {
-  if (typeof about === "string") return about;
-  if (about instanceof Disconnected) return words.failedOffline;
-  if (!(about instanceof Refusal)) return words.failed;
-  return about.retryAfterMs === undefined ? about.message : words.retryAfter(about.message, secondsUntil(Date.now() + about.retryAfterMs));
 }

@@ -39,7 +39,7 @@ export function ThreadHeader({ conversation, onBack, actions }: ThreadHeaderProp
       )}
       <Avatar id={listed ? pictureOf(listed, myId) : (company[0]?.user_id ?? id)} name={title} isOnline={isOnline} onlineLabel={words.online} />
       <div className="pl-who">
-        <h2 className="pl-name" dir="auto">
+        <h2 className="pl-name" dir="auto" tabIndex={-1}>
           {title}
         </h2>
         <span className={typingUsers.length > 0 ? "pl-subtitle pl-is-typing" : "pl-subtitle"} data-testid="subtitle">
