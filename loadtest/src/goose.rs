@@ -5,6 +5,7 @@ mod mix;
 mod page;
 mod rest;
 mod room;
+mod step;
 mod storm;
 mod summary;
 mod world;
@@ -70,14 +71,15 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The defaults, in half a minute.
+    /// The defaults, in half a minute and few words.
     pub(crate) fn brief() -> Self {
         #[derive(Parser)]
         struct Defaults {
             #[command(flatten)]
             options: Options,
         }
-        Self { seconds: 25, ..Defaults::parse_from(["goose"]).options }
+        let goose = vec!["--no-print-metrics".into()];
+        Self { seconds: 20, goose, ..Defaults::parse_from(["goose"]).options }
     }
 }
 

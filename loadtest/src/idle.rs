@@ -1,6 +1,6 @@
 //! `idle`: many sockets that do nothing; what memory each takes of the gateway.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,8 @@ struct Summary {
     rss_per_socket: i64,
     /// Sockets that ended before we closed them.
     lost: u64,
+    /// The same by close code or what broke them.
+    closed: BTreeMap<String, u64>,
     slo: Slo,
 }
 
@@ -88,10 +90,12 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     let until = Instant::now() + Duration::from_secs(u64::from(seconds));
     while Instant::now() < until {
         sleep(Duration::from_secs(1).min(until - Instant::now())).await;
-        eprintln!("  PSS {} bytes", grouped(Memory::of(pids)?.pss));
+        let lost = tally.closes().values().sum();
+        eprintln!("  PSS {} bytes, {} sockets lost", grouped(Memory::of(pids)?.pss), grouped(lost));
     }
     let idle = Memory::of(pids)?;
-    let lost: u64 = tally.closes().values().sum();
+    let closed = tally.closes();
+    let lost: u64 = closed.values().sum();
     let arrival = crowd.report.clone();
     crowd.leave().await;
     crowd::quiet(&tally).await;
@@ -111,10 +115,14 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
         pss_per_socket,
         rss_per_socket: each(before.rss, idle.rss, sockets),
         lost,
+        closed,
         slo: judge(lost, pss_per_socket, slo_bytes),
     };
     let what = if without_joining { "connected" } else { "joined" };
     println!("{sockets} {what} sockets, idle for {seconds} s, {lost} lost meanwhile");
+    for (code, count) in &summary.closed {
+        println!("  sockets ended, {code}: {}", grouped(*count));
+    }
     for (name, memory) in [("before", before), ("idle", idle), ("after they left", after)] {
         println!("  {name:<16} PSS {:>13}   RSS {:>13} bytes", grouped(memory.pss), grouped(memory.rss));
     }

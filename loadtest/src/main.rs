@@ -55,9 +55,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Latency, then half a minute of Goose: what `make loadtest` runs.
-    ///
-    /// The options are those of `latency`.
+    /// `latency`, with its options, then half a minute of `goose`: what `make loadtest` runs.
     All(latency::Options),
     Latency(latency::Options),
     Storm(storm::Options),
@@ -99,9 +97,12 @@ fn start(cli: Cli) -> anyhow::Result<bool> {
 async fn measure(bench: &Bench, command: Command) -> anyhow::Result<bool> {
     match command {
         Command::All(options) => {
-            let met = latency::run(bench, options).await?;
+            let latency = latency::run(bench, options).await?;
             println!();
-            Ok(goose::run(bench, goose::Options::brief()).await? && met)
+            let goose = goose::run(bench, goose::Options::brief()).await?;
+            let word = |met| if met { "PASSED" } else { "FAILED" };
+            println!("\nlatency {}, goose {}: {}", word(latency), word(goose), word(latency && goose));
+            Ok(latency && goose)
         }
         Command::Latency(options) => latency::run(bench, options).await,
         Command::Storm(options) => storm::run(bench, options).await,

@@ -1,5 +1,6 @@
 //! `storm`: a gateway dies under traffic, and everybody comes back at once.
 
+mod link;
 mod people;
 mod person;
 mod phases;

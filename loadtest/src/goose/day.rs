@@ -6,14 +6,14 @@ use ::goose::prelude::*;
 use serde_json::json;
 
 use super::{
-    page::{self, step},
     rest,
+    step::{start, step},
     world::{Cast, World},
 };
 
 pub(super) fn scenario(empty: Scenario, world: &Arc<World>, cast: &Arc<Cast>) -> Scenario {
     empty
-        .register_transaction(page::start("connect", world, cast, |user, page| Box::pin(page.open(user, "connect"))))
+        .register_transaction(start("connect", world, cast, |user, page| Box::pin(page.open(user, "connect"))))
         .register_transaction(step("list conversations", |user, page| Box::pin(rest::list(user, page))).set_sequence(1))
         .register_transaction(step("read history", |user, page| Box::pin(rest::history(user, page))).set_sequence(2))
         .register_transaction(step("join", |user, page| Box::pin(page.join(user, "join", false))).set_sequence(3))

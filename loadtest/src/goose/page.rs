@@ -1,8 +1,6 @@
 //! A user's open page: its socket, and what came over it. Whatever it does is a request in Goose's tables.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -15,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::world::{Cast, Person, World};
+use super::world::{Person, World};
 use crate::{
     client::{Asked, Session},
     clock,
@@ -29,8 +27,6 @@ use crate::{
 
 /// Content of a message, in bytes.
 const SIZE: usize = 200;
-
-pub(super) type Step<'u> = Pin<Box<dyn Future<Output = TransactionResult> + Send + 'u>>;
 
 /// A user's page.
 pub(super) struct Page {
@@ -51,43 +47,12 @@ struct Got {
     delivered: Mutex<Vec<u64>>,
 }
 
-/// The first step of a user: takes a place, and begins with `run`.
-pub(super) fn start(
-    name: &str,
-    world: &Arc<World>,
-    cast: &Arc<Cast>,
-    run: for<'u> fn(&'u mut GooseUser, &'u Arc<Page>) -> Step<'u>,
-) -> Transaction {
-    let (world, cast) = (world.clone(), cast.clone());
-    let function: TransactionFunction = Arc::new(move |user| {
-        let page = Arc::new(Page {
-            person: cast.take(),
-            world: world.clone(),
-            session: tokio::sync::Mutex::default(),
-            got: Arc::default(),
-            sends: AtomicU32::new(0),
-        });
-        Box::pin(async move {
-            user.set_session_data(page.clone());
-            run(user, &page).await
-        })
-    });
-    Transaction::new(function).set_name(name).set_on_start()
-}
-
-/// Any other step.
-pub(super) fn step(name: &str, run: for<'u> fn(&'u mut GooseUser, &'u Arc<Page>) -> Step<'u>) -> Transaction {
-    let function: TransactionFunction = Arc::new(move |user| {
-        Box::pin(async move {
-            let Some(page) = user.get_session_data::<Arc<Page>>().cloned() else { return Ok(()) };
-            page.count_deliveries(user).await?;
-            run(user, &page).await
-        })
-    });
-    Transaction::new(function).set_name(name)
-}
-
 impl Page {
+    pub(super) fn new(person: Person, world: Arc<World>) -> Self {
+        let sends = AtomicU32::new(0);
+        Self { person, world, session: tokio::sync::Mutex::default(), got: Arc::default(), sends }
+    }
+
     /// Opens the socket, unless it is open.
     pub(super) async fn open(&self, user: &mut GooseUser, name: &str) -> TransactionResult {
         let mut open = self.session.lock().await;
@@ -149,7 +114,7 @@ impl Page {
     }
 
     /// Deliveries are requests, too: from when a message was to be sent until it was here.
-    async fn count_deliveries(&self, user: &mut GooseUser) -> TransactionResult {
+    pub(super) async fn count_deliveries(&self, user: &mut GooseUser) -> TransactionResult {
         let delivered = std::mem::take(&mut *self.got.delivered.lock());
         for nanos in delivered {
             self.record(user, "delivery", Duration::from_nanos(nanos), None).await?;

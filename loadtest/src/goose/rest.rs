@@ -6,13 +6,14 @@ use ::goose::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    page::{self, Page, step},
+    page::Page,
+    step::{start, step},
     world::{Cast, World},
 };
 
 pub(super) fn scenario(empty: Scenario, world: &Arc<World>, cast: &Arc<Cast>) -> Scenario {
     empty
-        .register_transaction(page::start("begin", world, cast, |user, page| Box::pin(list(user, page))))
+        .register_transaction(start("begin", world, cast, |user, page| Box::pin(list(user, page))))
         .register_transaction(step("list conversations", |user, page| Box::pin(list(user, page))).set_sequence(1))
         .register_transaction(step("read history", |user, page| Box::pin(history(user, page))).set_sequence(2))
         .register_transaction(step("send", |user, page| Box::pin(send(user, page))).set_sequence(3))

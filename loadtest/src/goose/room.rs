@@ -6,7 +6,8 @@ use ::goose::prelude::*;
 use rand::RngExt;
 
 use super::{
-    page::{self, Page, step},
+    page::Page,
+    step::{start, step},
     world::{Cast, World},
 };
 
@@ -15,7 +16,7 @@ const READS_ONE_IN: u32 = 10;
 
 pub(super) fn scenario(empty: Scenario, world: &Arc<World>, cast: &Arc<Cast>) -> Scenario {
     empty
-        .register_transaction(page::start("enter the room", world, cast, |user, page| Box::pin(enter(user, page))))
+        .register_transaction(start("enter the room", world, cast, |user, page| Box::pin(enter(user, page))))
         .register_transaction(step("type in the room", |user, page| Box::pin(typing(user, page))).set_sequence(1))
         .register_transaction(step("send to the room", |user, page| Box::pin(send(user, page))).set_sequence(2))
         .register_transaction(step("read the room", |user, page| Box::pin(read(user, page))).set_sequence(3))

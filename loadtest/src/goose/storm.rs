@@ -7,14 +7,15 @@ use ::goose::prelude::*;
 use tokio::time::{sleep, sleep_until};
 
 use super::{
-    page::{self, Page, step},
+    page::Page,
+    step::{start, step},
     world::{Cast, World},
 };
 use crate::backoff;
 
 pub(super) fn scenario(empty: Scenario, world: &Arc<World>, cast: &Arc<Cast>) -> Scenario {
     empty
-        .register_transaction(page::start("connect", world, cast, |user, page| Box::pin(enter(user, page))))
+        .register_transaction(start("connect", world, cast, |user, page| Box::pin(enter(user, page))))
         .register_transaction(step("send before", |user, page| Box::pin(page.send(user))).set_sequence(1))
         .register_transaction(step("storm", |user, page| Box::pin(storm(user, page))).set_sequence(2))
         .register_transaction(step("close", |user, page| Box::pin(page.close(user))).set_on_stop())

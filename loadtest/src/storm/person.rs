@@ -12,23 +12,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::people::World;
+use super::{link::Link, people::World};
 use crate::{
     backoff,
-    client::{self, Conn, Ended, Listener},
+    client::{self, Conn, Ended},
     clock,
     crowd::Arrived,
     incoming::Incoming,
     limits,
     marker::Marker,
-    outgoing::{self, JOIN},
+    outgoing,
     received::Received,
+    tally::Tally,
 };
 
 /// How long a connection may take from the first packet to the joined conversation, as the browser's client has it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Before a message is sent again that was refused for now.
-const LATER: Duration = Duration::from_millis(500);
 
 /// A person.
 pub(super) struct Person {
@@ -60,17 +59,13 @@ struct Waiting {
     tried: bool,
 }
 
-/// One socket of a person.
-struct Link {
-    person: Arc<Person>,
-    gateway: usize,
-    /// Told once the conversation is joined, or why it can't be; gone from then on.
-    joined: Option<oneshot::Sender<Result<(), String>>>,
-}
-
 impl Person {
     pub(super) fn new(world: Arc<World>, seat: u32, token: String, conversation: String) -> Arc<Self> {
         Arc::new(Self { world, seat, token, conversation, state: Mutex::default() })
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.world.tally
     }
 
     pub(super) fn conn(&self) -> Option<Arc<Conn>> {
@@ -144,15 +139,37 @@ impl Person {
         let _ = conn.send(outgoing::message(&self.conversation, marker, self.world.size).as_bytes());
     }
 
+    /// The join of a socket: with `after`, from the second one on.
+    pub(super) fn join_frame(&self) -> String {
+        let state = self.state.lock();
+        outgoing::join(&self.conversation, state.knows.then(|| state.received.held()))
+    }
+
+    /// What a join brings.
+    pub(super) fn take_in(&self, joined: &Incoming<'_>, at: u64) {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.knows, true) {
+            state.received.resume(&self.world.tally, self.seat, joined, at);
+        } else {
+            state.received.begin(joined.seq.unwrap_or(0));
+        }
+    }
+
     /// The conversation is joined on this socket: sends what waits.
-    fn settle_in(&self, conn: &Arc<Conn>, gateway: usize) {
+    pub(super) fn settle_in(&self, conn: &Arc<Conn>, gateway: usize) {
+        self.world.has_joined();
         let mut state = self.state.lock();
         state.conn = Some(conn.clone());
         state.gateway = gateway;
-        self.resend(&mut state, |_| true);
+        self.resend_those(&mut state, |_| true);
     }
 
-    fn resend(&self, state: &mut State, which: impl Fn(u32) -> bool) {
+    /// Sends a message again, if it still has no answer.
+    pub(super) fn resend(&self, number: u32) {
+        self.resend_those(&mut self.state.lock(), |it| it == number);
+    }
+
+    fn resend_those(&self, state: &mut State, which: impl Fn(u32) -> bool) {
         let Some(conn) = &state.conn else { return };
         for waiting in state.outbox.iter_mut().filter(|waiting| which(waiting.number)) {
             if std::mem::replace(&mut waiting.tried, true) {
@@ -162,120 +179,25 @@ impl Person {
         }
     }
 
+    /// What comes live.
+    pub(super) fn hear(&self, frame: &Incoming<'_>, size: usize, at: u64) {
+        self.state.lock().received.event(&self.world.tally, self.seat, frame, size, at);
+    }
+
+    /// The socket that had joined is gone.
+    pub(super) fn lost(self: &Arc<Self>, why: &Ended) {
+        if self.state.lock().conn.take().is_none() {
+            return;
+        }
+        self.world.has_lost();
+        self.world.tally.ended(why);
+        if !self.world.leaving.load(Relaxed) {
+            tokio::spawn(self.clone().come_back());
+        }
+    }
+
     /// An answer: the message needs no other attempt.
-    fn answered(&self, number: u32) {
+    pub(super) fn answered(&self, number: u32) {
         self.state.lock().outbox.retain(|waiting| waiting.number != number);
-    }
-}
-
-impl Link {
-    fn join(&self, conn: &Conn) {
-        let after = {
-            let state = self.person.state.lock();
-            state.knows.then(|| state.received.held())
-        };
-        let _ = conn.send(outgoing::join(&self.person.conversation, after).as_bytes());
-    }
-
-    fn joined(&mut self, conn: &Arc<Conn>, frame: &Incoming<'_>, at: u64) {
-        let person = &self.person;
-        {
-            let mut state = person.state.lock();
-            if state.knows {
-                state.received.resume(&person.world.tally, person.seat, frame, at);
-            } else {
-                state.received.begin(frame.seq.unwrap_or(0));
-            }
-            state.knows = true;
-        }
-        if frame.more {
-            return self.join(conn);
-        }
-        match self.joined.take().map(|told| told.send(Ok(()))) {
-            Some(Ok(())) => {
-                person.world.has_joined();
-                person.settle_in(conn, self.gateway);
-            }
-            // Nobody waits any more: another attempt is under way.
-            _ => conn.cut(),
-        }
-    }
-
-    fn refused(&mut self, frame: &Incoming<'_>) {
-        let code = frame.code.as_deref().unwrap_or("without_code");
-        let tally = &self.person.world.tally;
-        match frame.reference() {
-            Some(JOIN) => {
-                if let Some(told) = self.joined.take() {
-                    let _ = told.send(Err(format!("join: {code}")));
-                }
-            }
-            Some(number) => {
-                let Ok(number) = number.parse() else { return };
-                if !matches!(code, "unavailable" | "rate_limited") {
-                    self.person.answered(number);
-                    tally.refuse(number, code);
-                    return;
-                }
-                tally.error(code);
-                let later = frame.retry_after_ms.map_or(LATER, Duration::from_millis);
-                let person = self.person.clone();
-                tokio::spawn(async move {
-                    sleep(later).await;
-                    person.resend(&mut person.state.lock(), |it| it == number);
-                });
-            }
-            None => tally.error(code),
-        }
-    }
-}
-
-impl Listener for Link {
-    fn text(&mut self, conn: &Arc<Conn>, json: &[u8], size: usize, at: u64) {
-        let tally = &self.person.world.tally;
-        tally.frames.fetch_add(1, Relaxed);
-        let Some(frame) = Incoming::parse(json) else {
-            tally.error("unreadable_frame");
-            return;
-        };
-        match &*frame.kind {
-            "welcome" => {
-                if let Some(limits) = frame.limits() {
-                    let _ = tally.limits.set(limits);
-                }
-                self.join(conn);
-            }
-            "joined" => self.joined(conn, &frame, at),
-            "ack" => {
-                if let Some(number) = frame.reference().and_then(|it| it.parse().ok()) {
-                    self.person.answered(number);
-                    tally.ack(number, at, frame.duplicate);
-                }
-            }
-            "error" => self.refused(&frame),
-            _ => {
-                self.person.state.lock().received.event(tally, self.person.seat, &frame, size, at);
-            }
-        }
-    }
-
-    fn ended(&mut self, why: &Ended) {
-        let person = &self.person;
-        // Whoever waits for the join tries again by itself.
-        if let Some(told) = self.joined.take() {
-            let _ = told.send(Err(why.to_string()));
-            return;
-        }
-        {
-            let mut state = person.state.lock();
-            if state.conn.take().is_none() {
-                return;
-            }
-        }
-        person.world.has_lost();
-        person.world.tally.ended(why);
-        if !person.world.leaving.load(Relaxed) {
-            tokio::spawn(person.clone().come_back());
-        }
     }
 }
