@@ -152,6 +152,7 @@ pub(crate) async fn measure(options: Options, connecting: usize) -> anyhow::Resu
             let unwritten = answer(&mut answers, DONE).await;
             unwritten.map(|unwritten| (unwritten, answers))
         }),
+        || None,
     )
     .await??;
     let cpu = proc::cpu(&pid)?.saturating_sub(before);

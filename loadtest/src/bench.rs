@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    own_stack::OwnStack,
     target::{self, Gateway},
     tokens::Signer,
 };
@@ -19,7 +20,8 @@ const TOKEN_SECONDS: u64 = 24 * 3_600;
 #[command(next_help_heading = "Target")]
 pub(crate) struct Target {
     /// A gateway's WebSocket, ws://HOST:PORT/ws; several times for several gateways, over which people are spread.
-    /// Without it those that `make run` or `make cluster` has noted in the data folder.
+    /// Without it those that `make run` or `make cluster` has noted in the data folder; where none runs, a stack is
+    /// started in its folder `loadtest`, and ended after the measurement.
     #[arg(long = "url", global = true, value_name = "URL")]
     urls: Vec<String>,
     /// The secret that signs tokens (HS256). Without it the one of `make run`, from the data folder's `env` file.
@@ -38,9 +40,13 @@ pub(crate) struct Target {
     /// Handshakes under way at once.
     #[arg(long, global = true, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     connecting: u16,
-    /// Where to write the result as JSON.
+    /// Gateways of a stack that is started for the measurement.
+    #[arg(long = "gateways", global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    own_gateways: u16,
+    /// Where to write the result as JSON: a file, or a folder for `loadtest-<command>.json`. Without it the data folder, or
+    /// here where there is none.
     #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    json: Option<PathBuf>,
 }
 
 /// Whom to measure, and how to connect.
@@ -51,15 +57,29 @@ pub(crate) struct Bench {
     pub(crate) prefix: String,
     pub(crate) connecting: usize,
     /// Of `make run`; there may be none.
-    pub(crate) data_dir: PathBuf,
-    pub(crate) json: Option<PathBuf>,
+    data_dir: PathBuf,
+    json: Option<PathBuf>,
+}
+
+impl Target {
+    /// Starts a stack if nobody told of a gateway and none runs.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub(crate) async fn own_stack(&self) -> anyhow::Result<Option<OwnStack>> {
+        if !self.urls.is_empty() || !target::noted(&self.data_dir).is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(OwnStack::start(&self.data_dir, self.own_gateways, self.secret.as_deref()).await?))
+    }
 }
 
 impl Bench {
     /// # Errors
     /// If a URL is none, or there is no secret.
-    pub(crate) fn new(target: Target) -> anyhow::Result<Self> {
-        let env = target::env_file(&target.data_dir);
+    pub(crate) fn new(target: Target, own: Option<&OwnStack>) -> anyhow::Result<Self> {
+        let stack_dir = own.map_or(&target.data_dir, OwnStack::data_dir);
+        let env = target::env_file(stack_dir);
         let secret = target.secret.or_else(|| env.get("PARTYLINE_JWT_SECRET").cloned()).with_context(|| {
             format!(
                 "no secret to sign tokens with: --secret, PARTYLINE_JWT_SECRET, or {} as `make run` writes it",
@@ -68,8 +88,9 @@ impl Bench {
         })?;
         let (mut pids, mut urls) = (target.pids, target.urls);
         if urls.is_empty() {
-            let (noted_pids, noted_urls): (Vec<_>, Vec<_>) = target::noted(&target.data_dir).into_iter().unzip();
-            urls = if noted_urls.is_empty() { vec![target::DEFAULT_URL.to_owned()] } else { noted_urls };
+            let (noted_pids, noted_urls): (Vec<_>, Vec<_>) = target::noted(stack_dir).into_iter().unzip();
+            anyhow::ensure!(!noted_urls.is_empty(), "no gateway is noted in {}", stack_dir.display());
+            urls = noted_urls;
             pids = if pids.is_empty() { noted_pids } else { pids };
         }
         let gateways = urls.iter().map(|url| Gateway::parse(url)).collect::<anyhow::Result<_>>()?;
@@ -82,6 +103,11 @@ impl Bench {
     /// A person's id.
     pub(crate) fn user(&self, number: usize) -> String {
         format!("{}-{number}", self.prefix)
+    }
+
+    /// So many people, two by two.
+    pub(crate) fn pairs(&self, people: usize) -> Vec<Vec<String>> {
+        (0..people).step_by(2).map(|first| vec![self.user(first), self.user(first + 1)]).collect()
     }
 
     /// The gateways' processes.
@@ -98,16 +124,26 @@ impl Bench {
         self.gateways.iter().map(|gateway| gateway.url.clone()).collect()
     }
 
-    /// Writes the result to the file of `--json`, if there is one.
+    /// A file of this name in the data folder, or here where there is none.
+    pub(crate) fn output(&self, name: &str) -> PathBuf {
+        if self.data_dir.is_dir() { self.data_dir.join(name) } else { PathBuf::from(name) }
+    }
+
+    /// Writes a command's result as JSON.
     ///
     /// # Errors
     /// If it can't be written.
-    pub(crate) fn write_json(&self, result: &impl Serialize) -> anyhow::Result<()> {
-        if let Some(path) = &self.json {
-            let mut json = serde_json::to_vec_pretty(result)?;
-            json.push(b'\n');
-            std::fs::write(path, json).with_context(|| path.display().to_string())?;
-        }
+    pub(crate) fn write_json(&self, command: &str, result: &impl Serialize) -> anyhow::Result<()> {
+        let name = format!("loadtest-{command}.json");
+        let path = match &self.json {
+            Some(folder) if folder.is_dir() => folder.join(name),
+            Some(file) => file.clone(),
+            None => self.output(&name),
+        };
+        let mut json = serde_json::to_vec_pretty(result)?;
+        json.push(b'\n');
+        std::fs::write(&path, json).with_context(|| path.display().to_string())?;
+        println!("  summary: {}", path.display());
         Ok(())
     }
 }

@@ -57,10 +57,56 @@ pub(crate) struct Arrival {
     pub(crate) join: Quantiles,
 }
 
-struct Arrived {
-    conn: Arc<Conn>,
-    handshake: u64,
-    join: u64,
+/// One who is in; times in nanoseconds.
+pub(crate) struct Arrived {
+    pub(crate) conn: Arc<Conn>,
+    pub(crate) handshake: u64,
+    pub(crate) join: u64,
+}
+
+/// Those who are in so far.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    conns: Vec<Arc<Conn>>,
+    handshakes: Recorder,
+    joins: Recorder,
+    failures: BTreeMap<String, usize>,
+}
+
+impl Arrivals {
+    pub(crate) fn add(&mut self, arrived: Result<Arrived, String>) {
+        match arrived {
+            Ok(arrived) => {
+                self.conns.push(arrived.conn);
+                self.handshakes.record(arrived.handshake);
+                self.joins.record(arrived.join);
+            }
+            Err(why) => *self.failures.entry(why).or_default() += 1,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// # Errors
+    /// If somebody of so many was not let in: how many, and why.
+    pub(crate) fn finish(self, of: usize, took: Duration) -> anyhow::Result<Crowd> {
+        if !self.failures.is_empty() {
+            let whys: Vec<_> = self.failures.iter().map(|(why, count)| format!("{why}: {count}")).collect();
+            bail!("{} of {of} sockets came in; {}", self.conns.len(), whys.join(", "));
+        }
+        let seconds = took.as_secs_f64();
+        let report = Arrival {
+            sockets: of,
+            seconds,
+            per_second: of as f64 / seconds,
+            handshake: self.handshakes.quantiles(),
+            join: self.joins.quantiles(),
+        };
+        eprintln!("{report}");
+        Ok(Crowd { conns: self.conns, report })
+    }
 }
 
 impl Crowd {
@@ -74,44 +120,27 @@ impl Crowd {
         let mut arriving = stream::iter(seats.iter().enumerate())
             .map(|(number, seat)| arrive(bench, number, seat, tally))
             .buffered(bench.connecting);
-        let mut conns = Vec::with_capacity(seats.len());
-        let (mut handshakes, mut joins) = (Recorder::default(), Recorder::default());
-        let mut failures = BTreeMap::<String, usize>::new();
+        let mut arrivals = Arrivals::default();
         while let Some(arrived) = arriving.next().await {
-            match arrived {
-                Ok(arrived) => {
-                    conns.push(arrived.conn);
-                    handshakes.record(arrived.handshake);
-                    joins.record(arrived.join);
-                }
-                Err(why) => *failures.entry(why).or_default() += 1,
-            }
-            progress.step(conns.len());
+            arrivals.add(arrived);
+            progress.step(arrivals.count());
         }
-        if !failures.is_empty() {
-            let whys: Vec<_> = failures.iter().map(|(why, count)| format!("{why}: {count}")).collect();
-            bail!("{} of {} sockets came in; {}", conns.len(), seats.len(), whys.join(", "));
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        let report = Arrival {
-            sockets: seats.len(),
-            seconds,
-            per_second: seats.len() as f64 / seconds,
-            handshake: handshakes.quantiles(),
-            join: joins.quantiles(),
-        };
-        eprintln!("{report}");
-        Ok(Self { conns, report })
+        arrivals.finish(seats.len(), began.elapsed())
     }
 
     /// Closes everything, and waits until the server has answered.
     pub(crate) async fn leave(self) {
-        self.conns.iter().for_each(|conn| conn.close());
-        let until = Instant::now() + QUIET_PATIENCE;
-        // Each task holds its socket until its end.
-        while self.conns.iter().any(|conn| Arc::strong_count(conn) > 1) && Instant::now() < until {
-            sleep(Duration::from_millis(20)).await;
-        }
+        leave(&self.conns).await;
+    }
+}
+
+/// Closes everything, and waits until the server has answered.
+pub(crate) async fn leave(conns: &[Arc<Conn>]) {
+    conns.iter().for_each(|conn| conn.close());
+    let until = Instant::now() + QUIET_PATIENCE;
+    // Each task holds its socket until its end.
+    while conns.iter().any(|conn| Arc::strong_count(conn) > 1) && Instant::now() < until {
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

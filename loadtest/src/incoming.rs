@@ -27,6 +27,12 @@ pub(crate) struct Incoming<'a> {
     /// Of `joined`: there is more to come before live events.
     #[serde(default)]
     pub(crate) more: bool,
+    /// Of `joined`: what came before live events.
+    #[serde(borrow, default)]
+    pub(crate) events: Vec<&'a RawValue>,
+    /// Of an error that passes.
+    #[serde(default)]
+    pub(crate) retry_after_ms: Option<u64>,
     /// Of `welcome`.
     #[serde(borrow, default)]
     limits: Option<&'a RawValue>,

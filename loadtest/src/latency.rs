@@ -11,9 +11,8 @@ use crate::{
     crowd::{self, Arrival, Crowd, Seat},
     limits,
     openloop::{self, Counts, Latencies, Load},
-    pacer,
-    report::{self, Slo},
-    setup,
+    pacer, report, setup,
+    slo::Slo,
     tally::Tally,
 };
 
@@ -69,8 +68,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     let Options { people, rate, slo_ms, load } = options;
     anyhow::ensure!(people.is_multiple_of(2), "people come in pairs: --people is odd");
     limits::make_room(people as usize, &bench.pids)?;
-    let pairs: Vec<Vec<String>> =
-        (0..people as usize).step_by(2).map(|first| vec![bench.user(first), bench.user(first + 1)]).collect();
+    let pairs = bench.pairs(people as usize);
     let conversations = setup::conversations(bench, &pairs).await?;
     let seats = seats(&pairs, &conversations, bench.gateways.len());
 
@@ -92,7 +90,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
         seconds: load.seconds,
         content_bytes: load.size,
         arrival: crowd.report.clone(),
-        slo: Slo::judge(slo_ms, &messages, &latency),
+        slo: Slo::of_messages(slo_ms, &messages, &latency),
         messages,
         latency,
     };
@@ -100,13 +98,13 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     println!("{people} people in {} conversations, {rate} messages a second for {} s", people / 2, load.seconds);
     report::print_counts(&summary.messages);
     report::print_latencies(&summary.latency);
+    bench.write_json("latency", &summary)?;
     summary.slo.print();
-    bench.write_json(&summary)?;
     Ok(summary.slo.met)
 }
 
 /// Partners on different gateways, where there are several.
-fn seats(pairs: &[Vec<String>], conversations: &[String], gateways: usize) -> Vec<Seat> {
+pub(crate) fn seats(pairs: &[Vec<String>], conversations: &[String], gateways: usize) -> Vec<Seat> {
     let both = |(number, (pair, conversation)): (usize, (&Vec<String>, &String))| {
         let seat = |(place, user): (usize, &String)| Seat {
             user: user.clone(),

@@ -12,21 +12,31 @@ const SPARE: u64 = 100;
 /// Sockets from one source address. The kernel gives out some 28,000 ports an address.
 const PER_ADDRESS: usize = 20_000;
 
-/// Raises the limit of open files so that this process can hold `sockets`, and looks whether each of the gateways
-/// (where their processes are known) can hold its share.
+/// Raises the limit of open files of this process, and of those that it starts, as far as it may: root may raise the
+/// hard limit, too.
+pub(crate) fn raise() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let raised = most
+        .filter(|most| limit.maximum.is_some_and(|hard| hard < *most))
+        .map(|most| Rlimit { current: Some(most), maximum: Some(most) });
+    if raised.is_none_or(|raised| setrlimit(Resource::Nofile, raised).is_err()) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// Looks whether this process can hold `sockets`, and each of the gateways (where their processes are known) its share.
 ///
 /// # Errors
 /// If they don't fit; says what to do.
 pub(crate) fn make_room(sockets: usize, gateway_pids: &[u32]) -> anyhow::Result<()> {
     let needed = sockets as u64 + SPARE;
-    let limit = getrlimit(Resource::Nofile);
-    if let Some(hard) = limit.maximum.filter(|hard| *hard < needed) {
+    if let Some(held) = getrlimit(Resource::Nofile).current.filter(|held| *held < needed) {
         bail!(
-            "{sockets} sockets don't fit: this process may hold {hard} open files and needs {needed}. Raise the hard \
+            "{sockets} sockets don't fit: this process may hold {held} open files and needs {needed}. Raise the hard \
              limit (`ulimit -Hn`, /etc/security/limits.conf, LimitNOFILE=), or take fewer"
         );
     }
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let share = sockets.div_ceil(gateway_pids.len().max(1)) as u64 + SPARE;
     for pid in gateway_pids {
         if let Some(limit) = proc::open_files(*pid).filter(|limit| *limit < share) {
@@ -66,8 +76,10 @@ mod tests {
 
     #[test]
     fn too_many_sockets_are_told_beforehand() {
-        let Some(hard) = getrlimit(Resource::Nofile).maximum else { return };
-        let refusal = make_room(hard as usize, &[]).unwrap_err().to_string();
-        assert!(refusal.contains("don't fit") && refusal.contains(&hard.to_string()), "{refusal}");
+        raise();
+        let Some(held) = getrlimit(Resource::Nofile).current else { return };
+        assert!(make_room(1, &[]).is_ok());
+        let refusal = make_room(held as usize, &[]).unwrap_err().to_string();
+        assert!(refusal.contains("don't fit") && refusal.contains(&held.to_string()), "{refusal}");
     }
 }

@@ -8,8 +8,10 @@ use std::{
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
-use uuid::Uuid;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
 
 use crate::{
     client::Conn,
@@ -17,13 +19,14 @@ use crate::{
     crowd::Seat,
     histogram::{Latency, Quantiles},
     marker::Marker,
+    outgoing,
     pacer::Schedule,
     progress::grouped,
     tally::Tally,
 };
 
 /// From the start of the sender to the first message.
-const LEAD: Duration = Duration::from_millis(200);
+pub(crate) const LEAD: Duration = Duration::from_millis(200);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What is sent, and how fast.
@@ -41,6 +44,12 @@ pub(crate) struct Load {
     pub(crate) grace: u32,
 }
 
+impl Load {
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(u64::from(self.grace))
+    }
+}
+
 /// A rate that makes at least one message, and at most as many as can be numbered.
 pub(crate) fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
@@ -54,9 +63,11 @@ pub(crate) struct Counts {
     pub(crate) acked: u64,
     /// Refused by the server, or not sent since the socket was broken.
     pub(crate) refused: u64,
+    /// Sent again with the same `client_id`, since the socket was lost or the server said "later".
+    pub(crate) resent: u64,
     /// Neither acknowledged nor refused.
     pub(crate) unanswered: u64,
-    /// Acks of messages that the server claims to have had before.
+    /// Acks of messages sent once that the server claims to have had before.
     pub(crate) duplicate_acks: u64,
     /// Distinct messages at distinct sockets; each message also comes back to its sender.
     pub(crate) received: u64,
@@ -85,7 +96,10 @@ pub(crate) struct Latencies {
     pub(crate) delivery: Quantiles,
 }
 
-/// Sends every message when it is due, from a thread of its own, until the last; then waits for what is to come.
+/// Sends every message when it is due, from the seat whose turn it is; then waits for what is to come.
+///
+/// # Errors
+/// If the sending thread breaks.
 pub(crate) async fn send(
     tally: &Arc<Tally>,
     seats: &[Seat],
@@ -93,35 +107,34 @@ pub(crate) async fn send(
     rate: f64,
     load: Load,
 ) -> anyhow::Result<()> {
-    let schedule = Schedule::after(LEAD, rate, load.seconds);
     let conversations: Vec<String> = seats.iter().map(|seat| seat.conversation.clone().unwrap_or_default()).collect();
     let (own, conns) = (tally.clone(), conns.to_vec());
-    let sending = tokio::task::spawn_blocking(move || {
-        schedule.run(|number, due| {
-            let Some(seat) = own.sender(number) else { return };
-            let frame = frame(&own, &conversations[seat as usize], number, due, usize::from(load.size));
-            own.sending(number, due, clock::now());
-            if conns[seat as usize].send(frame.as_bytes()).is_err() {
-                own.refuse(number, "socket_closed");
-            }
-        });
+    let schedule = Schedule::after(LEAD, rate, load.seconds);
+    let sending = on_schedule(schedule, move |number, due| {
+        let Some(seat) = own.sender(number) else { return };
+        let marker = Marker { run: own.run, number, due };
+        let frame = outgoing::message(&conversations[seat as usize], marker, usize::from(load.size));
+        own.sending(number, due, clock::now());
+        if conns[seat as usize].send(frame.as_bytes()).is_err() {
+            own.refuse(number, "socket_closed");
+        }
     });
-    watch(tally, sending).await?;
-    settle(tally, Duration::from_secs(u64::from(load.grace))).await;
+    watch(tally, sending, || None).await?;
+    settle(tally, load.grace()).await;
     Ok(())
 }
 
-fn frame(tally: &Tally, conversation: &str, number: u32, due: u64, size: usize) -> String {
-    let content = Marker { run: tally.run, number, due }.content(size);
-    let client_id = Uuid::from_u64_pair(u64::from(tally.run) << 32 | 0x4000, 1 << 63 | u64::from(number));
-    format!(
-        "{{\"type\":\"send_message\",\"ref\":\"{number}\",\"conversation_id\":\"{conversation}\",\
-         \"client_id\":\"{client_id}\",\"content\":\"{content}\"}}"
-    )
+/// Calls `send` with number and time of each message when it is due, from a thread of its own.
+pub(crate) fn on_schedule(schedule: Schedule, send: impl FnMut(u32, u64) + Send + 'static) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || schedule.run(send))
 }
 
-/// A line each second, until `task` is done.
-pub(crate) async fn watch<T>(tally: &Tally, mut task: tokio::task::JoinHandle<T>) -> anyhow::Result<T> {
+/// A line each second, until `task` is done; `more` is added to it.
+pub(crate) async fn watch<T>(
+    tally: &Tally,
+    mut task: JoinHandle<T>,
+    more: impl Fn() -> Option<String>,
+) -> anyhow::Result<T> {
     let began = Instant::now();
     let mut ticks = interval_at(began + SECOND, SECOND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -129,23 +142,28 @@ pub(crate) async fn watch<T>(tally: &Tally, mut task: tokio::task::JoinHandle<T>
         tokio::select! {
             done = &mut task => return Ok(done?),
             _ = ticks.tick() => {
-                let (ack, delivery) = {
-                    let mut times = tally.times.lock();
-                    (times.lately(Latency::Ack), times.lately(Latency::Delivery))
-                };
-                eprintln!(
-                    "  {:>4.0} s  sent {}, acked {}, received {}, errors {}; this second p99: ack {:.1} ms, delivery {:.1} ms",
-                    began.elapsed().as_secs_f64(),
-                    grouped(tally.sent.load(Relaxed)),
-                    grouped(tally.acked.load(Relaxed)),
-                    grouped(tally.received.load(Relaxed)),
-                    grouped(tally.errors().values().sum()),
-                    ack.p99_ms,
-                    delivery.p99_ms,
-                );
+                let more = more().map(|more| format!("; {more}")).unwrap_or_default();
+                eprintln!("  {:>4.0} s  {}{more}", began.elapsed().as_secs_f64(), line(tally));
             }
         }
     }
+}
+
+/// How a run stands, and the latencies since the last call.
+pub(crate) fn line(tally: &Tally) -> String {
+    let (ack, delivery) = {
+        let mut times = tally.times.lock();
+        (times.lately(Latency::Ack), times.lately(Latency::Delivery))
+    };
+    format!(
+        "sent {}, acked {}, received {}, errors {}; this second p99: ack {:.1} ms, delivery {:.1} ms",
+        grouped(tally.sent.load(Relaxed)),
+        grouped(tally.acked.load(Relaxed)),
+        grouped(tally.received.load(Relaxed)),
+        grouped(tally.errors().values().sum()),
+        ack.p99_ms,
+        delivery.p99_ms,
+    )
 }
 
 /// Waits until everything is answered and received, at most `grace`; then as long again for what comes twice.
@@ -169,6 +187,7 @@ impl Counts {
             sent: tally.sent.load(Relaxed),
             acked: tally.acked.load(Relaxed),
             refused: tally.refused.load(Relaxed),
+            resent: tally.resent.load(Relaxed),
             unanswered: outcome.unanswered,
             duplicate_acks: tally.duplicate_acks.load(Relaxed),
             received: tally.received.load(Relaxed),
@@ -196,26 +215,7 @@ impl Latencies {
 
 #[cfg(test)]
 mod tests {
-    use partyline_shared::wire::{Command, Request};
-
     use super::*;
-
-    #[test]
-    fn the_server_understands_a_message() {
-        let tally = Tally::new(2, 2, vec![0]);
-        let conversation = Uuid::now_v7().to_string();
-        let ids: Vec<_> = (0..2)
-            .map(|number| {
-                let request = Request::parse(&frame(&tally, &conversation, number, u64::MAX, 200));
-                assert_eq!(request.reference, Some(number.to_string()));
-                let Ok(Command::SendMessage(message)) = request.command else { panic!("no message") };
-                assert_eq!((message.conversation_id.to_string(), message.content.len()), (conversation.clone(), 200));
-                message.client_id
-            })
-            .collect();
-        assert_ne!(ids[0], ids[1]);
-        assert_eq!((ids[0].0.get_version_num(), ids[0].0.get_variant()), (4, uuid::Variant::RFC4122));
-    }
 
     #[test]
     fn rates_are_positive_and_countable() {

@@ -1,7 +1,6 @@
-//! What a run is told as.
+//! What a run is told as, in words.
 
 use partyline_shared::wire::Limits;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     histogram::Quantiles,
@@ -10,51 +9,6 @@ use crate::{
     tally::Tally,
 };
 
-/// The objective, and whether it was met.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Slo {
-    /// The 99th percentile of delivery must lie below.
-    pub(crate) delivery_p99_ms: f64,
-    pub(crate) met: bool,
-    /// In what it was missed.
-    pub(crate) broken: Vec<String>,
-}
-
-impl Slo {
-    pub(crate) fn judge(delivery_p99_ms: f64, messages: &Counts, latency: &Latencies) -> Self {
-        let mut broken = Vec::new();
-        let p99 = latency.delivery.p99_ms;
-        if latency.delivery.count == 0 {
-            broken.push("nothing was delivered".into());
-        } else if p99 >= delivery_p99_ms {
-            broken.push(format!("delivery p99 {p99:.1} ms, not below {delivery_p99_ms} ms"));
-        }
-        let none = [
-            ("missing", messages.missing),
-            ("doubled", messages.doubled),
-            ("out of order", messages.out_of_order),
-            ("behind gaps", messages.gaps),
-            ("unanswered", messages.unanswered),
-            ("errors", messages.errors.values().sum()),
-            ("taken for duplicates", messages.duplicate_acks),
-        ];
-        broken.extend(none.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
-        let closed: u64 = messages.closed.values().sum();
-        if closed > 0 {
-            broken.push(format!("{closed} sockets closed or broken"));
-        }
-        Self { delivery_p99_ms, met: broken.is_empty(), broken }
-    }
-
-    pub(crate) fn print(&self) {
-        if self.met {
-            println!("objective met: delivery p99 below {} ms, nothing missing or doubled", self.delivery_p99_ms);
-        } else {
-            println!("OBJECTIVE MISSED: {}", self.broken.join("; "));
-        }
-    }
-}
-
 /// Which program made a file of results.
 pub(crate) fn tool(command: &str) -> String {
     format!("partyline-loadtest {} {command}", env!("CARGO_PKG_VERSION"))
@@ -62,10 +16,11 @@ pub(crate) fn tool(command: &str) -> String {
 
 pub(crate) fn print_counts(counts: &Counts) {
     println!(
-        "  sent {}, acked {}, refused {}, unanswered {}",
+        "  sent {}, acked {}, refused {}, sent again {}, unanswered {}",
         grouped(counts.sent),
         grouped(counts.acked),
         grouped(counts.refused),
+        grouped(counts.resent),
         grouped(counts.unanswered)
     );
     println!(
@@ -86,20 +41,20 @@ pub(crate) fn print_counts(counts: &Counts) {
 }
 
 pub(crate) fn print_latencies(latency: &Latencies) {
-    println!("  {:<24}{:>9}{:>9}{:>9}{:>9}{:>9}  ms", "from due to", "p50", "p90", "p99", "p99.9", "max");
-    let line = |name: &str, times: &Quantiles| {
+    print_quantiles(
+        "from due to",
+        &[("written by this program", &latency.late), ("ack", &latency.ack), ("received by others", &latency.delivery)],
+    );
+}
+
+/// A table of latencies; those without any are left out.
+pub(crate) fn print_quantiles(title: &str, rows: &[(&str, &Quantiles)]) {
+    println!("  {title:<24}{:>9}{:>9}{:>9}{:>9}{:>9}  ms", "p50", "p90", "p99", "p99.9", "max");
+    for (name, times) in rows.iter().filter(|(_, times)| times.count > 0) {
         println!(
             "  {name:<24}{:>9.2}{:>9.2}{:>9.2}{:>9.2}{:>9.2}",
             times.p50_ms, times.p90_ms, times.p99_ms, times.p999_ms, times.max_ms
         );
-    };
-    for (name, times) in
-        [("written by this program", &latency.late), ("ack", &latency.ack), ("received by others", &latency.delivery)]
-    {
-        // A bare server sends by itself, and acknowledges nothing.
-        if times.count > 0 {
-            line(name, times);
-        }
     }
 }
 
@@ -125,49 +80,7 @@ fn over_budget(limits: &Limits, rate: f64, seconds: u32, senders: u32) -> Option
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    fn good() -> (Counts, Latencies) {
-        let counts = Counts {
-            sent: 100,
-            acked: 100,
-            refused: 0,
-            unanswered: 0,
-            duplicate_acks: 0,
-            received: 200,
-            missing: 0,
-            doubled: 0,
-            out_of_order: 0,
-            gaps: 0,
-            errors: BTreeMap::new(),
-            closed: BTreeMap::new(),
-            frame_bytes: 400,
-        };
-        let delivery = Quantiles { count: 100, p99_ms: 5.0, ..Quantiles::default() };
-        (counts, Latencies { late: Quantiles::default(), ack: delivery, delivery })
-    }
-
-    #[test]
-    fn the_objective_is_latency_and_wholeness() {
-        let (counts, latencies) = good();
-        assert!(Slo::judge(100.0, &counts, &latencies).met);
-        assert!(!Slo::judge(5.0, &counts, &latencies).met);
-        let broken = |change: fn(&mut Counts)| {
-            let (mut counts, latencies) = good();
-            change(&mut counts);
-            Slo::judge(100.0, &counts, &latencies).broken
-        };
-        assert_eq!(broken(|counts| counts.missing = 2), ["2 missing"]);
-        assert_eq!(broken(|counts| counts.doubled = 1), ["1 doubled"]);
-        assert_eq!(broken(|counts| counts.unanswered = 1), ["1 unanswered"]);
-        assert_eq!(broken(|counts| counts.errors.extend([("rate_limited".into(), 4)])), ["4 errors"]);
-        assert_eq!(broken(|counts| counts.closed.extend([("4008".into(), 3)])), ["3 sockets closed or broken"]);
-        let (counts, mut latencies) = good();
-        latencies.delivery = Quantiles::default();
-        assert_eq!(Slo::judge(100.0, &counts, &latencies).broken, ["nothing was delivered"]);
-    }
 
     #[test]
     fn warns_only_if_senders_exceed_their_budget() {

@@ -11,9 +11,8 @@ use crate::{
     crowd::{self, Arrival, Crowd, Seat},
     limits,
     openloop::{self, Counts, Latencies, Load},
-    pacer, proc,
-    report::{self, Slo},
-    setup,
+    pacer, proc, report, setup,
+    slo::Slo,
     tally::Tally,
 };
 
@@ -125,7 +124,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     let messages = Counts::of(&tally);
     let arrival = crowd.report.clone();
     crowd.leave().await;
-    let slo = Slo::judge(options.slo_ms, &messages, &gateway.latency);
+    let slo = Slo::of_messages(options.slo_ms, &messages, &gateway.latency);
 
     println!("{members} members, {senders} of them sending, {rate} messages a second for {} s", load.seconds);
     report::print_counts(&messages);
@@ -144,7 +143,6 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
     if let Some(ratio) = ratio {
         println!("ratio: a delivery costs the gateway {ratio:.2} times the bare write");
     }
-    slo.print();
     let summary = Summary {
         tool: report::tool("room"),
         gateways: bench.urls(),
@@ -160,6 +158,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
         ratio,
         slo,
     };
-    bench.write_json(&summary)?;
+    bench.write_json("room", &summary)?;
+    summary.slo.print();
     Ok(summary.slo.met)
 }

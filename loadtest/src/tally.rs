@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Tally {
     pub(crate) sent: AtomicU64,
     pub(crate) acked: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Sent again, since their socket was lost or the server said "later".
+    pub(crate) resent: AtomicU64,
     pub(crate) duplicate_acks: AtomicU64,
     /// Distinct messages that distinct sockets got.
     pub(crate) received: AtomicU64,
@@ -52,9 +54,24 @@ pub(crate) struct Tally {
 #[derive(Debug, Default)]
 struct Message {
     state: AtomicU8,
+    resent: AtomicBool,
     /// In nanoseconds of the machine's monotonic clock.
     due: AtomicU64,
     receivers: AtomicU32,
+    /// From due to ack, in nanoseconds; 0 without one.
+    acked: AtomicU64,
+    /// From due until the last of the others had it, in nanoseconds; 0 until then.
+    delivered: AtomicU64,
+}
+
+/// A message that was sent; times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) due: u64,
+    /// From due to ack.
+    pub(crate) acked: Option<u64>,
+    /// From due until the last of the others had it.
+    pub(crate) delivered: Option<u64>,
 }
 
 /// How a run stands.
@@ -67,7 +84,8 @@ pub(crate) struct Outcome {
 }
 
 impl Tally {
-    /// For `messages` messages, each of which goes to `receivers` sockets.
+    /// For `messages` messages, each of which goes to `receivers` sockets. Those beyond are counted and timed when they
+    /// come, but nobody knows whether they are missing.
     pub(crate) fn new(messages: u32, receivers: u32, senders: Vec<u32>) -> Self {
         Self {
             run: rand::random(),
@@ -77,6 +95,7 @@ impl Tally {
             sent: AtomicU64::default(),
             acked: AtomicU64::default(),
             refused: AtomicU64::default(),
+            resent: AtomicU64::default(),
             duplicate_acks: AtomicU64::default(),
             received: AtomicU64::default(),
             doubled: AtomicU64::default(),
@@ -97,6 +116,11 @@ impl Tally {
         self.senders.get(place).copied()
     }
 
+    /// How many seats send.
+    pub(crate) fn people(&self) -> usize {
+        self.senders.len()
+    }
+
     fn message(&self, number: u32) -> Option<&Message> {
         self.messages.get(number as usize)
     }
@@ -111,6 +135,14 @@ impl Tally {
         }
     }
 
+    /// It is about to be written once more.
+    pub(crate) fn resending(&self, number: u32) {
+        if let Some(message) = self.message(number) {
+            message.resent.store(true, Relaxed);
+            self.resent.fetch_add(1, Relaxed);
+        }
+    }
+
     /// The server has stored it, as was heard at `at`.
     pub(crate) fn ack(&self, number: u32, at: u64, duplicate: bool) {
         let Some(message) = self.message(number) else { return };
@@ -119,11 +151,13 @@ impl Tally {
             return;
         }
         self.acked.fetch_add(1, Relaxed);
-        if duplicate {
-            // We send each client_id once: the server has taken somebody's message for ours.
+        if duplicate && !message.resent.load(Relaxed) {
+            // We sent this client_id once: the server has taken somebody's message for ours.
             self.duplicate_acks.fetch_add(1, Relaxed);
         }
-        self.times.lock().record(Latency::Ack, at.saturating_sub(message.due.load(Relaxed)));
+        let after = at.saturating_sub(message.due.load(Relaxed));
+        message.acked.store(after.max(1), Relaxed);
+        self.times.lock().record(Latency::Ack, after);
     }
 
     /// The server has refused it, or the socket has.
@@ -138,13 +172,25 @@ impl Tally {
 
     /// A socket has got it for the first time; `after` unless it is the sender's own.
     pub(crate) fn receive(&self, number: u32, size: usize, after: Option<u64>) {
-        let Some(message) = self.message(number) else { return };
-        message.receivers.fetch_add(1, Relaxed);
+        if let Some(message) = self.message(number) {
+            message.receivers.fetch_add(1, Relaxed);
+            message.delivered.fetch_max(after.map_or(0, |after| after.max(1)), Relaxed);
+        }
         self.received.fetch_add(1, Relaxed);
         self.bytes.fetch_add(size as u64, Relaxed);
         if let Some(after) = after {
             self.times.lock().record(Latency::Delivery, after);
         }
+    }
+
+    /// Every message that was sent, in order.
+    pub(crate) fn each_sent(&self) -> impl Iterator<Item = Sent> {
+        let some = |nanos: &AtomicU64| Some(nanos.load(Relaxed)).filter(|nanos| *nanos > 0);
+        self.messages.iter().filter(|message| message.state.load(Relaxed) != UNSENT).map(move |message| Sent {
+            due: message.due.load(Relaxed),
+            acked: some(&message.acked),
+            delivered: some(&message.delivered),
+        })
     }
 
     /// An error, by its code.
@@ -202,34 +248,4 @@ impl Tally {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn missing_are_receipts_of_stored_messages_only() {
-        let tally = Tally::new(4, 2, vec![5, 6]);
-        (0..3).for_each(|number| tally.sending(number, 1_000_000, 1_000_010));
-        assert_eq!(tally.outcome(), Outcome { missing: 0, unanswered: 3 });
-        tally.ack(0, 3_000_000, false);
-        assert!((tally.times.lock().whole(Latency::Ack).max_ms - 2.0).abs() < 0.01);
-        tally.receive(0, 50, Some(200));
-        tally.ack(1, 3_000_000, false);
-        tally.receive(1, 50, Some(200));
-        tally.receive(1, 50, None);
-        tally.refuse(2, "rate_limited");
-        assert_eq!(tally.outcome(), Outcome { missing: 1, unanswered: 0 });
-        assert_eq!((tally.acked.load(Relaxed), tally.refused.load(Relaxed), tally.frame_size()), (2, 1, 50));
-        assert_eq!(tally.errors()["rate_limited"], 1);
-        assert_eq!((tally.sender(0), tally.sender(3)), (Some(5), Some(6)));
-    }
-
-    #[test]
-    fn only_the_ends_that_others_made_are_told() {
-        let tally = Tally::new(0, 0, Vec::new());
-        tally.ended(&Ended::ByUs);
-        tally.ended(&Ended::ByServer(4008));
-        tally.ended(&Ended::ByServer(4008));
-        assert_eq!(tally.closes(), BTreeMap::from([("4008".to_owned(), 2)]));
-        assert_eq!(tally.sender(0), None);
-    }
-}
+mod tests;

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// Where a gateway listens unless told otherwise.
-pub(crate) const DEFAULT_URL: &str = "ws://127.0.0.1:8080/ws";
+/// What a gateway's URL looks like.
+const EXAMPLE: &str = "ws://127.0.0.1:8080/ws";
 
 /// One gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Gateway {
             Some(("wss" | "https", _)) => {
                 bail!("{url}: no TLS here; measure the gateway itself, not the proxy before it")
             }
-            _ => bail!("{url}: a gateway's URL looks like {DEFAULT_URL}"),
+            _ => bail!("{url}: a gateway's URL looks like {EXAMPLE}"),
         };
         let (authority, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),

@@ -1,34 +1,48 @@
 //! The load test itself against a real gateway.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{Command, Output, Stdio},
+};
 
-use devstack::testing::{Process, TestEnv};
+use devstack::testing::{Process, TestEnv, binary};
 use serde_json::Value;
 
 struct World {
-    gateway: Process,
+    gateways: Vec<Process>,
     env: TestEnv,
 }
 
 impl World {
     async fn start() -> Self {
+        Self::of(1, "10").await
+    }
+
+    async fn of(gateways: usize, messages_per_minute: &str) -> Self {
         let env = TestEnv::start().await.unwrap();
-        let gateway = env.gateway().unwrap().start().await.unwrap();
-        Self { gateway, env }
+        let launch = || env.gateway().unwrap().env("PARTYLINE_MESSAGES_PER_MINUTE", messages_per_minute);
+        let mut started = Vec::new();
+        for _ in 0..gateways {
+            started.push(launch().start().await.unwrap());
+        }
+        Self { gateways: started, env }
     }
 
     /// Runs the program; what it did, and the JSON that it wrote.
     async fn loadtest(&self, words: &[&str]) -> (Output, Value) {
-        let json = self.env.dir().join("result.json");
+        let json = self.env.dir().join(format!("loadtest-{}.json", words[0]));
+        let _ = std::fs::remove_file(&json);
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         // What comes after -- is not ours.
+        command.args(&words[..1]);
+        for gateway in &self.gateways {
+            command.args(["--url", &gateway.ws_url(), "--pid", &gateway.pid().to_string()]);
+        }
         command
-            .args(&words[..1])
-            .args(["--url", &self.gateway.ws_url(), "--pid", &self.gateway.pid().to_string(), "--json"])
-            .arg(&json)
             .args(&words[1..])
             .env("PARTYLINE_JWT_SECRET", self.env.secret())
+            .env("PARTYLINE_DATA_DIR", self.env.dir())
             .current_dir(self.env.dir())
             .stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
@@ -102,20 +116,62 @@ async fn room_and_idle_measure_the_process() {
 }
 
 #[tokio::test]
-async fn a_browsers_day_succeeds_under_goose() {
-    let world = World::start().await;
-    let day = ["goose", "--users", "4", "--increase-rate", "4", "--seconds", "3"];
-    let thinking = ["--think-min", "0.05", "--think-max", "0.1", "--", "--running-metrics", "1"];
-    let (output, result) = world.loadtest(&[&day[..], &thinking[..]].concat()).await;
+async fn a_killed_gateway_loses_nothing() {
+    let world = World::of(2, "0").await;
+    let storm = ["storm", "--people", "40", "--rate", "40", "--seconds", "12", "--kill-after", "2"];
+    // Any machine is that fast.
+    let (output, result) = world.loadtest(&[&storm[..], &["--slo-seconds", "60", "--slo-ms", "60000"]].concat()).await;
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    let requests = result["raw_metrics"]["requests"].as_object().unwrap();
-    let rest = ["GET conversations", "GET messages"];
-    let socket = ["connect", "join", "typing", "send", "mark_read", "leave"].map(|name| format!("WS {name}"));
-    for name in rest.into_iter().chain(socket.iter().map(String::as_str)) {
-        assert!(requests[name]["success_count"].as_u64() > Some(0), "{name} in {requests:?}");
+    assert_eq!(world.gateways[0].wait().await.signal(), Some(9));
+    assert_eq!(result["storm"]["people"], 20);
+    assert!(result["storm"]["comeback"]["sockets"].as_u64() >= Some(20), "{}", told(&output));
+    assert!(result["storm"]["connects_per_second"].as_f64() > Some(0.0));
+    let messages = &result["messages"];
+    assert_eq!((&messages["acked"], &messages["received"]), (&480.into(), &960.into()), "{}", told(&output));
+    for none in ["refused", "unanswered", "missing", "doubled", "out_of_order", "gaps"] {
+        assert_eq!(messages[none], 0, "{none}");
     }
-    let report = std::fs::read_to_string(world.env.dir().join("loadtest.html")).unwrap();
-    assert!(report.contains("mark_read") && report.contains("conversations"));
+    let parts =
+        ["before", "during", "after"].map(|part| result["latency"][part]["delivery"]["count"].as_u64().unwrap());
+    assert_eq!(parts.iter().sum::<u64>(), 480, "{parts:?}");
+}
+
+#[tokio::test]
+async fn every_scenario_succeeds_under_goose() {
+    let world = World::of(2, "0").await;
+    let mix = ["goose", "--users", "16", "--scenarios", "day,room,storm,rest", "--room", "4", "--storm-every", "1"];
+    let time = ["--increase-rate", "16", "--seconds", "5", "--think-min", "0.05", "--think-max", "0.1"];
+    let more = ["--slo-ms", "60000", "--", "--running-metrics", "1"];
+    let (output, result) = world.loadtest(&[&mix[..], &time[..], &more[..]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let requests = &result["requests"];
+    let socket = ["connect", "join", "typing", "send", "mark_read", "leave", "delivery", "reconnect", "rejoin"];
+    let rest = ["GET conversations", "GET messages", "POST send", "POST mark_read"].map(str::to_owned);
+    for name in socket.map(|name| format!("WS {name}")).iter().chain(&rest) {
+        assert!(requests[name]["succeeded"].as_u64() > Some(0), "{name} in {requests:?}");
+        assert_eq!(requests[name]["failed"], 0, "{name}");
+    }
+    assert!(result["latency"]["delivery"]["count"].as_u64() > Some(0));
+    assert!(result["connects"]["count"].as_u64() >= requests["WS connect"]["succeeded"].as_u64());
+    let report = std::fs::read_to_string(world.env.dir().join("loadtest-goose.html")).unwrap();
+    for shown in ["mark_read", "conversations", "browser", "hot room", "reconnect storm", "REST only"] {
+        assert!(report.contains(shown), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_stack_one_is_started_for_the_measurement() {
+    for part in ["devstack", "gateway", "persister"] {
+        binary(part).unwrap();
+    }
+    let world = World::of(0, "10").await;
+    let run = ["latency", "--people", "20", "--rate", "40", "--seconds", "2", "--slo-ms", "60000", "--gateways", "2"];
+    let (output, result) = world.loadtest(&run).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(result["gateways"].as_array().unwrap().len(), 2);
+    assert_eq!(result["messages"]["acked"], 80);
+    let own = world.env.dir().join("loadtest");
+    assert!(own.join("env").is_file() && !own.join("pids.json").exists(), "{}", told(&output));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -36,7 +36,7 @@ pub(crate) trait Listener: Send + 'static {
 }
 
 /// Why a socket ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// We closed it.
     ByUs,
@@ -44,6 +44,17 @@ pub(crate) enum Ended {
     ByServer(u16),
     /// Without a close frame, in one or two words.
     Broken(String),
+}
+
+impl fmt::Display for Ended {
+    /// In few words, the same for all sockets that end alike.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByUs => f.write_str("closed by us"),
+            Self::ByServer(code) => write!(f, "close {code}"),
+            Self::Broken(how) => f.write_str(how),
+        }
+    }
 }
 
 /// One open socket.
@@ -87,6 +98,12 @@ impl Conn {
         if !self.leaving.swap(true, Ordering::AcqRel) {
             let _ = self.write(Opcode::Close, &1_000_u16.to_be_bytes());
         }
+    }
+
+    /// Cuts the socket off without a word, as a network does that goes away; the task ends at once.
+    pub(crate) fn cut(&self) {
+        self.leaving.store(true, Ordering::Release);
+        let _ = shutdown(&self.stream, Shutdown::Both);
     }
 
     fn write(&self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {

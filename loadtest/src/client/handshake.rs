@@ -114,6 +114,15 @@ fn name(error: &io::Error) -> String {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn connects_from_the_address_that_is_asked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = Ipv4Addr::new(127, 0, 0, 2);
+        let _stream = open_tcp(listener.local_addr().unwrap(), Some(source)).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip(), source);
+    }
+
     #[test]
     fn only_an_upgrade_to_partyline_is_taken() {
         let good = format!(

@@ -1,12 +1,6 @@
 //! A socket for one task that asks and waits for the answer, as a browser's page does.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
@@ -25,32 +19,30 @@ pub(crate) type Asked = Result<(), String>;
 pub(crate) struct Session {
     conn: Arc<Conn>,
     answers: mpsc::UnboundedReceiver<(String, Asked)>,
-    heard: Arc<Heard>,
     asked: u64,
 }
 
-/// What came without being asked for.
-#[derive(Debug, Default)]
-struct Heard {
-    last_seq: AtomicU64,
-}
-
-struct Ear {
+struct Ear<H> {
     answers: mpsc::UnboundedSender<(String, Asked)>,
-    heard: Arc<Heard>,
+    hear: H,
 }
 
 impl Session {
-    /// Connects, and waits for the greeting.
+    /// Connects, and waits for the greeting. `hear` gets every frame before whoever waits for it, with its size and the
+    /// time at which it was read.
     ///
     /// # Errors
     /// What went wrong, in few words.
-    pub(crate) async fn open(gateway: &Gateway, token: &str) -> Result<Self, String> {
-        let opened = open(gateway, None, token).await?;
+    pub(crate) async fn open(
+        gateway: &Gateway,
+        source: Option<Ipv4Addr>,
+        token: &str,
+        hear: impl FnMut(&Incoming<'_>, usize, u64) + Send + 'static,
+    ) -> Result<Self, String> {
+        let opened = open(gateway, source, token).await?;
         let (tell, answers) = mpsc::unbounded_channel();
-        let heard = Arc::new(Heard::default());
-        let conn = start(opened, Ear { answers: tell, heard: heard.clone() });
-        let mut session = Self { conn, answers, heard, asked: 0 };
+        let conn = start(opened, Ear { answers: tell, hear });
+        let mut session = Self { conn, answers, asked: 0 };
         session.answer(WELCOME).await?;
         Ok(session)
     }
@@ -75,14 +67,14 @@ impl Session {
         self.conn.send(frame.to_string().as_bytes()).map_err(|error| error.kind().to_string())
     }
 
-    /// The highest `seq` heard of.
-    pub(crate) fn last_seq(&self) -> u64 {
-        self.heard.last_seq.load(Relaxed)
-    }
-
     /// Whether the socket is gone.
     pub(crate) fn has_ended(&self) -> bool {
         self.answers.is_closed()
+    }
+
+    /// Cuts it off without a word.
+    pub(crate) fn cut(&self) {
+        self.conn.cut();
     }
 
     pub(crate) fn close(&self) {
@@ -104,12 +96,10 @@ impl Session {
     }
 }
 
-impl Listener for Ear {
-    fn text(&mut self, _: &Arc<Conn>, json: &[u8], _: usize, _: u64) {
+impl<H: FnMut(&Incoming<'_>, usize, u64) + Send + 'static> Listener for Ear<H> {
+    fn text(&mut self, _: &Arc<Conn>, json: &[u8], size: usize, at: u64) {
         let Some(frame) = Incoming::parse(json) else { return };
-        if let Some(seq) = frame.seq {
-            self.heard.last_seq.fetch_max(seq, Relaxed);
-        }
+        (self.hear)(&frame, size, at);
         let reference = if frame.kind == WELCOME { Some(WELCOME) } else { frame.reference() };
         let answer = match (&*frame.kind, reference) {
             ("error", _) => Err(frame.code.unwrap_or_else(|| "error without a code".into())),
@@ -121,11 +111,6 @@ impl Listener for Ear {
     }
 
     fn ended(&mut self, why: &Ended) {
-        let why = match why {
-            Ended::ByUs => "closed".into(),
-            Ended::ByServer(code) => format!("close {code}"),
-            Ended::Broken(how) => how.clone(),
-        };
-        let _ = self.answers.send((String::new(), Err(why)));
+        let _ = self.answers.send((String::new(), Err(why.to_string())));
     }
 }

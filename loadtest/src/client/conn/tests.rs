@@ -20,12 +20,7 @@ impl Listener for Ear {
         self.0.send(Heard::Text(json.to_vec())).unwrap();
     }
     fn ended(&mut self, why: &Ended) {
-        let why = match why {
-            Ended::ByUs => Ended::ByUs,
-            Ended::ByServer(code) => Ended::ByServer(*code),
-            Ended::Broken(how) => Ended::Broken(how.clone()),
-        };
-        self.0.send(Heard::Ended(why)).unwrap();
+        self.0.send(Heard::Ended(why.clone())).unwrap();
     }
 }
 
@@ -65,6 +60,15 @@ async fn pings_are_answered_and_goodbyes_are_ours() {
     assert!(conn.send(b"{}").is_err());
     drop(server);
     assert_eq!(heard.recv().await, Some(Heard::Ended(Ended::ByUs)));
+}
+
+#[tokio::test]
+async fn a_cut_socket_is_gone_without_a_word() {
+    let (conn, mut server, mut heard) = pair(Vec::new()).await;
+    conn.cut();
+    assert_eq!(heard.recv().await, Some(Heard::Ended(Ended::ByUs)));
+    assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+    assert!(conn.send(b"{}").is_err());
 }
 
 #[tokio::test]
