@@ -105,16 +105,17 @@ impl Person {
         }
     }
 
-    /// Comes back to any gateway, as a balancer would choose; tries until it works.
+    /// Comes back to any gateway, as a balancer would choose: not to the one that has just refused. Tries until it works.
     async fn come_back(self: Arc<Self>) {
         let cut = clock::now();
+        let gateways = self.world.gateways.len();
+        let first = rand::rng().random_range(0..gateways);
         for attempt in 0.. {
             sleep(backoff::wait(attempt)).await;
             if self.world.leaving.load(Relaxed) {
                 return;
             }
-            let gateway = rand::rng().random_range(0..self.world.gateways.len());
-            match self.enter(gateway).await {
+            match self.enter((first + attempt as usize) % gateways).await {
                 Ok(_) => return self.world.returned(cut),
                 Err(why) => self.world.attempt_failed(why),
             }
