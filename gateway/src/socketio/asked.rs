@@ -1,6 +1,8 @@
 //! From an event of a client to the command that every transport knows. A client of the replaced server may name a
 //! message by any `temp_id`, or not at all, and mark a conversation as read without a `seq`.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use partyline_shared::{
     ids::{ClientId, Seq, UserId},
     wire::{Command, ErrorCode, MAX_REF_BYTES, Refusal},
@@ -67,7 +69,7 @@ impl Asked {
         } else {
             ClientId::generate()
         };
-        Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\"")))
+        Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\""))?)
     }
 }
 
@@ -80,7 +82,7 @@ fn read_marker(fields: &str) -> Result<Command, Refusal> {
     let place: Place = serde_json::from_str(fields).map_err(|error| bad_request(error.to_string()))?;
     match place.seq {
         Some(_) => Command::parse("mark_read", fields),
-        None => Command::parse("mark_read", &with_field(fields, "seq", &Seq::MAX.to_string())),
+        None => Command::parse("mark_read", &with_field(fields, "seq", &Seq::MAX.to_string())?),
     }
 }
 
@@ -88,10 +90,14 @@ fn bad_request(message: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::BadRequest, message)
 }
 
-fn with_field(object: &str, name: &str, json: &str) -> String {
-    let fields = object[1..].trim_start();
-    let comma = if fields == "}" { "" } else { "," };
-    format!("{{\"{name}\":{json}{comma}{fields}")
+/// The object with a field, in place of a `null` of that name.
+fn with_field(object: &str, name: &str, json: &str) -> Result<String, Refusal> {
+    let set = || {
+        let mut fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(object)?;
+        fields.insert(name.into(), serde_json::from_str(json)?);
+        serde_json::to_string(&fields)
+    };
+    set().map_err(|error| bad_request(error.to_string()))
 }
 
 /// A client that repeats a message repeats it whole; one that counts its `temp_id`s from 1 in every session means
@@ -146,6 +152,7 @@ mod tests {
         let (message, temp_id) = sent(&format!("\"content\":\"hi\",\"temp_id\":\"1\",\"client_id\":\"{id}\""), "u");
         assert_eq!((message.client_id, temp_id.as_deref()), (id, Some("\"1\"")));
         assert_ne!(sent("\"content\":\"hi\"", "u").0.client_id, sent("\"content\":\"hi\"", "u").0.client_id);
+        assert_eq!(sent("\"content\":\"hi\",\"client_id\":null,\"temp_id\":null", "u").1, None);
     }
 
     #[test]
@@ -154,6 +161,8 @@ mod tests {
         assert!(matches!(all, Ok(Command::MarkRead(it)) if it.seq == Seq::MAX));
         let some = asked("mark_read", &format!("{{{CONVERSATION},\"seq\":5}}"), "u").command;
         assert!(matches!(some, Ok(Command::MarkRead(it)) if it.seq == 5));
+        let null = asked("mark_read", &format!("{{{CONVERSATION},\"seq\":null}}"), "u").command;
+        assert!(matches!(null, Ok(Command::MarkRead(it)) if it.seq == Seq::MAX));
     }
 
     #[test]
