@@ -134,6 +134,12 @@ impl Room {
         }
     }
 
+    /// Whether this client is a member.
+    #[must_use]
+    pub fn holds(&self, conn: &Conn) -> bool {
+        self.state.lock().members.iter().any(|member| member.id == conn.id)
+    }
+
     /// Whether somebody of this user is a member.
     #[must_use]
     pub fn has(&self, user: &UserId) -> bool {

@@ -17,7 +17,8 @@ use std::{
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
-    PgPool,
+    PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -77,9 +78,12 @@ impl Store {
         self.away.load(Ordering::Acquire)
     }
 
-    /// The pool, unless Postgres is away: then nobody waits for it.
-    fn there(&self) -> sqlx::Result<&PgPool> {
-        if self.is_away() { Err(sqlx::Error::PoolTimedOut) } else { Ok(&self.pool) }
+    /// A connection, unless Postgres is away: then nobody waits for it but whoever finds out.
+    async fn connection(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        if self.is_away() {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        self.pool.acquire().await.inspect_err(|_| self.missed())
     }
 
     /// Postgres did not answer: it counts as away until it does.

@@ -101,7 +101,12 @@ pub async fn join(
             Some(page) => page,
             none => none.insert(first_page(chat, &room, command.after).await?),
         };
-        if attach(chat, conn, reference, &room, page).await? {
+        let attached = attach(chat, conn, reference, &room, page).await;
+        if attached.is_err() && !room.holds(conn) {
+            // Not joined after all: news of it is for this connection.
+            conn.side(|side| side.joined.retain(|it| it.id != room.id));
+        }
+        if attached? {
             if command.after.is_some() {
                 metrics::resumed(page.source, page.count);
             }

@@ -5,7 +5,7 @@ use partyline_shared::{
     event::{Participant, Role},
     ids::{ConversationId, UserId},
 };
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Store, row};
@@ -55,7 +55,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn create_conversation(&self, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
-        let mut transaction = self.there()?.begin().await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
         let everybody = new.participants.iter().chain([&creator.user_id]);
         add_stubs(&mut transaction, everybody).await?;
         let (kind, key) = match new.kind {
@@ -92,7 +93,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn add_participant(&self, conversation: ConversationId, user: &UserId, max: u32) -> sqlx::Result<Added> {
-        let mut transaction = self.there()?.begin().await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
         add_stubs(&mut transaction, [user]).await?;
         // The lock makes the count hold until the row is in.
         let last_message_seq: Option<i64> =
@@ -128,7 +130,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn remove_participant(&self, conversation: ConversationId, user: &UserId) -> sqlx::Result<bool> {
-        let mut transaction = self.there()?.begin().await?;
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
         sqlx::query(LOCK).bind(conversation.0).execute(&mut *transaction).await?;
         let role: Option<String> = sqlx::query_scalar(REMOVE)
             .bind(conversation.0)

@@ -122,7 +122,7 @@ impl Store {
             .bind(cursor.and_then(|cursor| cursor.at().ok()))
             .bind(cursor.map(|cursor| cursor.id))
             .bind(i64::from(limit) + 1)
-            .fetch_all(self.there()?)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
         let more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
@@ -141,7 +141,7 @@ impl Store {
             .bind(user.as_str())
             .bind(i64::from(UNREAD_MAX))
             .bind(id.0)
-            .fetch_optional(self.there()?)
+            .fetch_optional(&mut *self.connection().await?)
             .await?;
         let Some(row) = row else { return Ok(None) };
         let mut found = [row.listed];
@@ -151,7 +151,12 @@ impl Store {
 
     async fn add_participants(&self, listed: &mut [Listed], user: &UserId, limit: i64) -> sqlx::Result<()> {
         let ids: Vec<Uuid> = listed.iter().map(|conversation| conversation.id.0).collect();
-        let rows = sqlx::query(PARTICIPANTS).bind(ids).bind(user.as_str()).bind(limit).fetch_all(self.there()?).await?;
+        let rows = sqlx::query(PARTICIPANTS)
+            .bind(ids)
+            .bind(user.as_str())
+            .bind(limit)
+            .fetch_all(&mut *self.connection().await?)
+            .await?;
         let mut by_id: HashMap<ConversationId, Vec<(Participant, Option<Timestamp>)>> = HashMap::new();
         for row in &rows {
             let seen = row.try_get::<Option<OffsetDateTime>, _>("last_seen")?.map(Into::into);

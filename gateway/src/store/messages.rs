@@ -52,7 +52,7 @@ impl Store {
             *held = Some(connection);
             return Ok(found);
         }
-        let mut connection = self.there()?.acquire().await?;
+        let mut connection = self.connection().await?;
         let found = find_sent(&mut connection, keys).await?;
         *held = Some(connection);
         Ok(found)
@@ -63,7 +63,11 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn message(&self, conversation: ConversationId, seq: Seq) -> sqlx::Result<Option<HistoryMessage>> {
-        sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq)).fetch_optional(self.there()?).await
+        sqlx::query_as(MESSAGE)
+            .bind(conversation.0)
+            .bind(row::bigint(seq))
+            .fetch_optional(&mut *self.connection().await?)
+            .await
     }
 
     /// The newest messages, or those before a place; oldest first.
@@ -81,7 +85,7 @@ impl Store {
             .bind(before.map_or(i64::MAX, row::bigint))
             // One more tells the first one's predecessor.
             .bind(i64::from(limit) + 1)
-            .fetch_all(self.there()?)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
         found.reverse();
         let extra = found.len() > limit as usize;
@@ -106,7 +110,7 @@ impl Store {
             .bind(conversation.0)
             .bind(row::bigint(after))
             .bind(i64::from(limit))
-            .fetch_all(self.there()?)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
         chain(&mut found);
         found.retain(|message| message.seq > after);
@@ -127,7 +131,7 @@ impl Store {
             .bind(conversation.0)
             .bind(row::bigint(after))
             .bind(i64::from(limit))
-            .fetch_all(self.there()?)
+            .fetch_all(&mut *self.connection().await?)
             .await
     }
 
@@ -145,7 +149,7 @@ impl Store {
             .bind(conversations)
             .bind(markers)
             .bind(i64::from(UNREAD_MAX))
-            .fetch_all(self.there()?)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
         rows.iter()
             .map(|row| {

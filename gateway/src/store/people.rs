@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn membership(&self, conversation: ConversationId) -> sqlx::Result<Option<Membership>> {
-        let rows = sqlx::query(MEMBERSHIP).bind(conversation.0).fetch_all(self.there()?).await?;
+        let rows = sqlx::query(MEMBERSHIP).bind(conversation.0).fetch_all(&mut *self.connection().await?).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let kind = kind(first.try_get("kind")?);
         let mut participants = Vec::with_capacity(rows.len());
@@ -57,7 +57,7 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn last_seen(&self, users: &[UserId]) -> sqlx::Result<HashMap<UserId, Timestamp>> {
         let ids: Vec<&str> = users.iter().map(UserId::as_str).collect();
-        let rows = sqlx::query(LAST_SEEN).bind(ids).fetch_all(self.there()?).await?;
+        let rows = sqlx::query(LAST_SEEN).bind(ids).fetch_all(&mut *self.connection().await?).await?;
         rows.iter()
             .map(|row| {
                 let at: OffsetDateTime = row.try_get("last_seen")?;

@@ -158,3 +158,47 @@ async fn without_postgres_those_who_talk_go_on() {
         bob.held.clear();
     }
 }
+
+#[tokio::test]
+async fn a_node_where_nobody_writes_finds_out_that_postgres_hangs() {
+    let world = World::new().await;
+    let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    // Its rooms are made elsewhere: nothing is cached.
+    let join = json!({ "type": "join_conversation", "conversation_id": chat });
+    postgres.pause();
+    assert_eq!(bob.refused(join.clone()).await, "unavailable");
+    let began = Instant::now();
+    assert_eq!(bob.refused(join.clone()).await, "unavailable");
+    assert_eq!(world.get(&gateway, "bob", CONVERSATIONS).await.code(), "unavailable");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    postgres.resume();
+    until("Postgres to be back", async || bob.ask(join.clone()).await["type"] == "joined").await;
+}
+
+#[tokio::test]
+async fn who_could_not_join_still_gets_news() {
+    let world = World::new().await;
+    let (postgres, cut_off) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let well = world.gateway().await;
+    let persister = world.persister().await;
+    let chat = world.direct(&well, ["ann", "bob"]).await;
+    let mut ann = world.person(&well, "ann").await;
+    let first = seq(&ann.send(&chat, "first").await);
+    ann.send(&chat, "second").await;
+    world.persisted().await;
+    // Retention has taken all of it, so that who lacks something needs Postgres; who takes part is cached.
+    let js = jetstream::new(world.env.nats().await.unwrap());
+    js.get_stream(subjects::log_stream(0)).await.unwrap().purge().await.unwrap();
+    let mut bob = world.person(&cut_off, "bob").await;
+    assert_eq!(world.get(&cut_off, "bob", &messages_of(&chat)).await.status, 200);
+    postgres.cut();
+    let join = json!({ "type": "join_conversation", "conversation_id": chat, "after": first });
+    assert_eq!(bob.refused(join.clone()).await, "unavailable");
+    ann.send(&chat, "third").await;
+    bob.find(|it| it["type"] == "conversation_updated" && it["last_message"]["content"] == "third").await;
+    postgres.resume();
+    until("what is missing to come", async || bob.ask(join.clone()).await["type"] == "joined").await;
+    drop(persister);
+}
