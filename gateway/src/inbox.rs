@@ -21,7 +21,7 @@ use crate::{
     log::Log,
     presence::Presence,
     session::registry::Registry,
-    store::{Store, UNREAD_MAX, Unread},
+    store::{Store, UNREAD_MAX, Unread, UnreadKey},
 };
 
 /// How long news of a conversation is gathered, so that a burst counts unread messages once.
@@ -159,8 +159,9 @@ impl Inbox {
                 let tail = Tail::read(&self.log, *conversation, Range::Last, UNREAD_MAX as usize).await.ok();
                 tails.insert(*conversation, tail);
             }
-            let marker = tails.get(conversation).and_then(Option::as_ref).map_or(0, |tail| tail.marker(user));
-            wanted.push((user.clone(), *conversation, marker));
+            let tail = tails.get(conversation).and_then(Option::as_ref);
+            let (marker, floor) = tail.map_or((0, 0), |tail| (tail.marker(user), tail.floor));
+            wanted.push(UnreadKey { user: user.clone(), conversation: *conversation, marker, floor });
         }
         let counted = if self.store.is_away() { None } else { Some(self.store.unread(&wanted).await) };
         let counted = match counted {
@@ -170,12 +171,12 @@ impl Inbox {
                     tracing::warn!(%error, "unread messages not counted");
                     self.store.missed();
                 }
-                return wanted.into_iter().map(|(user, conversation, _)| ((user, conversation), None)).collect();
+                return wanted.into_iter().map(|key| ((key.user, key.conversation), None)).collect();
             }
         };
         let whole = |it: &Unread| {
             let tail = tails.get(&it.conversation).and_then(Option::as_ref)?;
-            Some(it.count.saturating_add(tail.unread(&it.user, it.last_message_seq)).min(UNREAD_MAX))
+            Some(it.count.saturating_add(tail.unread(&it.user, tail.floor)).min(UNREAD_MAX))
         };
         counted.into_iter().map(|it| ((it.user.clone(), it.conversation), whole(&it))).collect()
     }

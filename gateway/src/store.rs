@@ -25,7 +25,7 @@ use sqlx::{
 pub use self::{
     conversations::{Added, Created, NewConversation},
     list::{Cursor, Listed, ListedPage},
-    messages::{Sent, UNREAD_MAX, Unread},
+    messages::{Sent, UNREAD_MAX, Unread, UnreadKey},
 };
 
 /// How long a request waits for a free connection, or for Postgres to come back.

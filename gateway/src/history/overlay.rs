@@ -6,7 +6,7 @@ use partyline_shared::ids::UserId;
 use super::{Range, tail::Tail};
 use crate::{
     log::{Floors, Log},
-    store::{Listed, Store, UNREAD_MAX},
+    store::{Listed, Store, UNREAD_MAX, UnreadKey},
 };
 
 /// Conversations looked up at once.
@@ -28,7 +28,6 @@ pub async fn refresh(store: &Store, log: &Log, floors: &Floors, user: &UserId, l
 
 async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
     let stored = listed.last_message.take();
-    let mut stored_seq = stored.as_ref().map_or(0, |it| it.seq);
     listed.last_message = tail.merge(stored.into_iter().collect()).pop();
     if let Some(message) = &listed.last_message {
         listed.active_at = listed.active_at.max(message.message.created_at);
@@ -39,18 +38,14 @@ async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
     if !listed.participants.iter().any(|(participant, _)| participant.user_id == *user) {
         return;
     }
-    let marker = tail.marker(user);
-    if marker > listed.last_read_seq {
-        listed.last_read_seq = marker;
-        // Counted from where the marker was: again, from where it is.
-        if listed.unread > 0
-            && let Ok(counted) = store.unread(&[(user.clone(), listed.id, marker)]).await
-        {
-            listed.unread = counted.first().map_or(0, |it| it.count);
-            // Postgres may have come further meanwhile.
-            stored_seq = counted.first().map_or(stored_seq, |it| it.last_message_seq.max(stored_seq));
-        }
+    if tail.is_quiet() {
+        return;
     }
-    let unread = tail.unread(user, stored_seq.max(listed.last_read_seq));
-    listed.unread = listed.unread.saturating_add(unread).min(UNREAD_MAX);
+    let marker = listed.last_read_seq.max(tail.marker(user));
+    listed.last_read_seq = marker;
+    // Postgres may hold some of the tail: counted anew up to where the tail begins.
+    let key = UnreadKey { user: user.clone(), conversation: listed.id, marker, floor: tail.floor };
+    let Ok(counted) = store.unread(&[key]).await else { return };
+    let stored = counted.first().map_or(0, |it| it.count);
+    listed.unread = stored.saturating_add(tail.unread(user, marker.max(tail.floor))).min(UNREAD_MAX);
 }

@@ -25,6 +25,8 @@ pub struct Tail {
     markers: HashMap<UserId, Seq>,
     /// The newest message that lies before the range.
     pub before_range: Seq,
+    /// Postgres holds everything up to here; everything later is in the tail.
+    pub floor: Seq,
 }
 
 impl Tail {
@@ -48,7 +50,7 @@ impl Tail {
         range: Range,
         keep: usize,
     ) -> Result<Self, Refusal> {
-        let mut tail = Self::default();
+        let mut tail = Self { floor, ..Self::default() };
         let head = log.head(conversation).await?.map_or(0, |entry| entry.seq);
         let mut cursor = floor;
         while cursor < head {
@@ -110,6 +112,12 @@ impl Tail {
             it.seq > after && it.message.sender_id != *user && !self.deletions.contains_key(&it.seq)
         };
         u32::try_from(self.messages.values().filter(unread).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether nothing in it moves what is unread.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.messages.is_empty() && self.markers.is_empty()
     }
 
     /// Where somebody's read marker went; 0 if it didn't move.

@@ -27,8 +27,17 @@ pub struct Unread {
     pub conversation: ConversationId,
     /// Others' undeleted messages after the read marker; counted up to [`UNREAD_MAX`].
     pub count: u32,
-    /// The newest message that Postgres holds.
-    pub last_message_seq: Seq,
+}
+
+/// Whose unread messages are to be counted, and which.
+#[derive(Clone, Debug)]
+pub struct UnreadKey {
+    pub user: UserId,
+    pub conversation: ConversationId,
+    /// The read marker may be further than Postgres knows.
+    pub marker: Seq,
+    /// Counted up to here. Beyond it Postgres may hold some and lack others, whatever order they were written in.
+    pub floor: Seq,
 }
 
 /// Unread messages are counted up to here: a count costs what it counts.
@@ -135,19 +144,20 @@ impl Store {
             .await
     }
 
-    /// What these people have not read after their marker, which may be further than Postgres knows; nothing for who
-    /// takes no part.
+    /// What these people have not read; nothing for who takes no part.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn unread(&self, keys: &[(UserId, ConversationId, Seq)]) -> sqlx::Result<Vec<Unread>> {
-        let users: Vec<&str> = keys.iter().map(|(user, _, _)| user.as_str()).collect();
-        let conversations: Vec<Uuid> = keys.iter().map(|(_, conversation, _)| conversation.0).collect();
-        let markers: Vec<i64> = keys.iter().map(|(_, _, marker)| row::bigint(*marker)).collect();
+    pub async fn unread(&self, keys: &[UnreadKey]) -> sqlx::Result<Vec<Unread>> {
+        let users: Vec<&str> = keys.iter().map(|key| key.user.as_str()).collect();
+        let conversations: Vec<Uuid> = keys.iter().map(|key| key.conversation.0).collect();
+        let markers: Vec<i64> = keys.iter().map(|key| row::bigint(key.marker)).collect();
+        let floors: Vec<i64> = keys.iter().map(|key| row::bigint(key.floor)).collect();
         let rows = sqlx::query(UNREAD)
             .bind(users)
             .bind(conversations)
             .bind(markers)
+            .bind(floors)
             .bind(i64::from(UNREAD_MAX))
             .fetch_all(&mut *self.connection().await?)
             .await?;
@@ -157,7 +167,6 @@ impl Store {
                     user: row::user_id(row.try_get("user_id")?)?,
                     conversation: ConversationId(row.try_get("conversation_id")?),
                     count: u32::try_from(row.try_get::<i64, _>("unread")?).unwrap_or(UNREAD_MAX),
-                    last_message_seq: row::seq(row.try_get("last_message_seq")?),
                 })
             })
             .collect()
@@ -233,13 +242,12 @@ pub(super) const CHANGES_AFTER: &str = "
      ORDER BY GREATEST(m.edited_seq, m.deleted_seq) LIMIT $3";
 
 pub(super) const UNREAD: &str = "
-    SELECT p.user_id, p.conversation_id, c.last_message_seq, counted.unread
-      FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS wanted (user_id, conversation_id, marker)
+    SELECT p.user_id, p.conversation_id, counted.unread
+      FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[]) AS wanted (user_id, conversation_id, marker, floor)
       JOIN participants p ON p.user_id = wanted.user_id AND p.conversation_id = wanted.conversation_id
-      JOIN conversations c ON c.id = p.conversation_id
      CROSS JOIN LATERAL (
            SELECT count(*) AS unread FROM (
                   SELECT 1 FROM messages m
                    WHERE m.conversation_id = p.conversation_id AND m.seq > GREATEST(p.last_read_seq, wanted.marker)
-                     AND m.sender_id <> p.user_id AND m.deleted_seq IS NULL
-                   ORDER BY m.seq LIMIT $4) capped) counted";
+                     AND m.seq <= wanted.floor AND m.sender_id <> p.user_id AND m.deleted_seq IS NULL
+                   ORDER BY m.seq LIMIT $5) capped) counted";

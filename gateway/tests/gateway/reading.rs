@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, World, message, seq};
+use crate::support::{CONVERSATIONS, World, message, seq, until};
 
 fn mark(chat: &str, seq: u64) -> Value {
     json!({ "type": "mark_read", "conversation_id": chat, "seq": seq })
@@ -100,6 +100,36 @@ async fn news_comes_of_conversations_that_are_not_joined() {
         let frame = message(&chat, &format!("message {n}"));
         let ack = ann.get("ack", frame.clone()).await;
         let news = bob.expect("conversation_updated").await;
+#[tokio::test]
+async fn unread_messages_are_counted_while_a_persister_holds_some_back() {
+    use async_nats::jetstream::{self, consumer::pull};
+    use futures_util::StreamExt;
+    use partyline_shared::subjects;
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
+    ann.send(&chat, "first").await;
+    // Taken, and never written: as by one that was stopped. What comes later is written before it.
+    let stream = jetstream::new(world.env.nats().await.unwrap()).get_stream(subjects::log_stream(0)).await.unwrap();
+    let consumer = stream.get_consumer::<pull::Config>(subjects::PERSISTER_CONSUMER).await.unwrap();
+    let _held = consumer.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+    let persister = world.persister().await;
+    let second = seq(&ann.send(&chat, "second").await);
+    let pool = world.env.pool().await.unwrap();
+    until("the second to be written", async || {
+        let written = "SELECT count(*) FROM messages WHERE seq = $1";
+        sqlx::query_scalar::<_, i64>(written).bind(second.cast_signed()).fetch_one(&pool).await.unwrap() == 1
+    })
+    .await;
+    let list = world.get(&gateway, "bob", CONVERSATIONS).await.body;
+    assert_eq!(list["results"][0]["unread_count"], 2, "{list}");
+    ann.send(&chat, "third").await;
+    let news = bob.find(|it| it["last_message"]["content"] == "third").await;
+    assert_eq!(news["unread_count"], 3, "{news}");
+    drop(persister);
+}
+
         assert_eq!((&news["reason"], &news["unread_count"]), (&json!("message"), &json!(n)));
         for key in ["seq", "message_id", "client_id"] {
             assert_eq!(news["last_message"][key], ack[key], "{key}");
