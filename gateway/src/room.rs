@@ -177,7 +177,8 @@ impl Room {
         self.state.lock().markers.get(user).copied().unwrap_or(0).max(stored)
     }
 
-    fn note_read(&self, user: UserId, seq: Seq) {
+    /// A read marker that is in the log. It never moves back.
+    pub fn note_read(&self, user: UserId, seq: Seq) {
         let mut state = self.state.lock();
         let marker = state.markers.entry(user).or_default();
         *marker = seq.max(*marker);

@@ -38,7 +38,7 @@ pub async fn mark_read(
     let membership = chat.members.get(conversation_id).await?;
     let permit = authorise::take_part(who, &membership)?;
     let room = chat.rooms.get(conversation_id);
-    let (current, delivered) = match room {
+    let (current, delivered) = match &room {
         Some(room) => (room.marker(&who.user_id), room.head()),
         None => (stored(chat, who, &membership).await?, 0),
     };
@@ -48,7 +48,7 @@ pub async fn mark_read(
     let last_read_seq = match seq {
         Some(seq) if seq <= delivered => seq,
         _ => {
-            let end = chat.log.end(conversation_id).await?.seq;
+            let end = end(chat, who, conversation_id).await?;
             seq.unwrap_or(end).min(end)
         }
     };
@@ -58,6 +58,10 @@ pub async fn mark_read(
     let event =
         Event::Read(Read { conversation_id, user_id: who.user_id.clone(), last_read_seq, read_at: Timestamp::now() });
     let appended = chat.log.append(permit, &event, None).await?;
+    if let Some(room) = &room {
+        // The next command may come before the event does.
+        room.note_read(who.user_id.clone(), last_read_seq);
+    }
     // The same person's other devices drop their badges.
     let news = News {
         conversation_id,
@@ -70,6 +74,18 @@ pub async fn mark_read(
     let chat = chat.clone();
     tokio::spawn(async move { chat.inbox.tell(news).await });
     Ok(MarkReadAck { conversation_id, last_read_seq })
+}
+
+/// Where all is read: the log's end, unless nothing but this reader's own marker stands there. That would be an event
+/// more each time, for everybody.
+async fn end(chat: &Chat, who: &Identity, conversation: ConversationId) -> Result<Seq, Refusal> {
+    let Some(head) = chat.log.head(conversation).await? else { return Ok(chat.log.end(conversation).await?.seq) };
+    let Ok(Event::Read(own)) = Event::from_json(&head.payload) else { return Ok(head.seq) };
+    if own.user_id != who.user_id {
+        return Ok(head.seq);
+    }
+    let unread = chat.log.read_after(conversation, own.last_read_seq, 2).await?;
+    Ok(if unread.iter().all(|entry| entry.seq == head.seq) { own.last_read_seq } else { head.seq })
 }
 
 /// The marker of somebody whose conversation is not open on this node: as Postgres and the log's tail have it, since what

@@ -48,6 +48,20 @@ async fn a_read_marker_never_moves_back() {
     assert!(beyond >= seqs[4] && beyond < 1 << 40, "{beyond}");
     let all = world.post(&two, "ann", &format!("{CONVERSATIONS}{chat}/mark_read/"), json!({})).await;
     assert!(all.body["last_read_seq"].as_u64().unwrap() >= seqs[4], "{all:?}");
+
+    // Reading all again when all is read is no event.
+    let path = format!("{CONVERSATIONS}{chat}/mark_read/");
+    let end = ann.join(&chat).await["seq"].clone();
+    for gateway in [&two, &one, &two] {
+        assert_eq!(world.post(gateway, "ann", &path, json!({})).await.body, all.body);
+    }
+    assert_eq!(ann.join(&chat).await["seq"], end);
+    // What was read in part is not all.
+    let last = seq(&bob.send(&chat, "one").await);
+    let end = seq(&bob.send(&chat, "two").await);
+    world.post(&two, "ann", &path, json!({ "seq": last })).await;
+    let all = world.post(&two, "ann", &path, json!({})).await;
+    assert!(all.body["last_read_seq"].as_u64().unwrap() >= end, "{all:?}");
 }
 
 #[tokio::test]
@@ -87,20 +101,6 @@ async fn unread_messages_are_counted_wherever_they_are() {
 }
 
 #[tokio::test]
-async fn news_comes_of_conversations_that_are_not_joined() {
-    let world = World::new().await;
-    let (one, two) = (world.gateway().await, world.gateway().await);
-    let mut bob = world.person(&two, "bob").await;
-    let chat = world.direct(&one, ["ann", "bob"]).await;
-    let added = bob.expect("conversation_updated").await;
-    assert_eq!((&added["conversation_id"], &added["reason"]), (&json!(chat), &json!("added")));
-    let mut ann = world.person(&one, "ann").await;
-    ann.join(&chat).await;
-    for n in 1..=2 {
-        let frame = message(&chat, &format!("message {n}"));
-        let ack = ann.get("ack", frame.clone()).await;
-        let news = bob.expect("conversation_updated").await;
-#[tokio::test]
 async fn unread_messages_are_counted_while_a_persister_holds_some_back() {
     use async_nats::jetstream::{self, consumer::pull};
     use futures_util::StreamExt;
@@ -130,6 +130,20 @@ async fn unread_messages_are_counted_while_a_persister_holds_some_back() {
     drop(persister);
 }
 
+#[tokio::test]
+async fn news_comes_of_conversations_that_are_not_joined() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let mut bob = world.person(&two, "bob").await;
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let added = bob.expect("conversation_updated").await;
+    assert_eq!((&added["conversation_id"], &added["reason"]), (&json!(chat), &json!("added")));
+    let mut ann = world.person(&one, "ann").await;
+    ann.join(&chat).await;
+    for n in 1..=2 {
+        let frame = message(&chat, &format!("message {n}"));
+        let ack = ann.get("ack", frame.clone()).await;
+        let news = bob.expect("conversation_updated").await;
         assert_eq!((&news["reason"], &news["unread_count"]), (&json!("message"), &json!(n)));
         for key in ["seq", "message_id", "client_id"] {
             assert_eq!(news["last_message"][key], ack[key], "{key}");
