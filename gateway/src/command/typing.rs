@@ -31,16 +31,20 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
     authorise::take_part(&conn.identity, &membership)?;
     let now = clock::millis();
     let (ended, pass_on) = conn.side(|side| {
+        // What was never passed on needs no end: starting and stopping must not get round the limit either.
         let goes_on = side.typing.is_some_and(|was| was.conversation_id == conversation_id);
-        let was = if command.is_typing || goes_on { side.typing.take() } else { None };
-        if command.is_typing {
+        if !command.is_typing {
+            return (None, goes_on && side.typing.take().is_some());
+        }
+        let pass_on = side.typed.is_none_or(|typed| now >= typed + INTERVAL);
+        let ended = side.typing.take_if(|_| !goes_on);
+        if pass_on {
+            side.typed = Some(now);
+        }
+        if pass_on || goes_on {
             side.typing = Some(conn::Typing { conversation_id, ends: now + LASTS });
         }
-        let pass_on = if command.is_typing { now >= side.typed + INTERVAL } else { goes_on };
-        if command.is_typing && pass_on {
-            side.typed = now;
-        }
-        (was.filter(|_| !goes_on), pass_on)
+        (ended, pass_on)
     });
     if let Some(ended) = ended {
         publish(chat, &conn.identity, ended.conversation_id, false).await?;

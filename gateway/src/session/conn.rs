@@ -32,7 +32,7 @@ pub struct Side {
     pub joined: Vec<Arc<Room>>,
     pub typing: Option<Typing>,
     /// When typing was last passed on, in node milliseconds: stopping and starting must not get round the limit.
-    pub typed: u64,
+    pub typed: Option<u64>,
 }
 
 /// A client behind another transport, which translates what it gets.

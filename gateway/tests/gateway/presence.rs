@@ -118,3 +118,13 @@ async fn typing_is_passed_on_once_a_second_and_ends_by_itself() {
     ann.caught_up().await;
     assert!(ann.held("typing").is_empty());
 }
+
+    // What was not passed on needs no end: stopping and starting does not get round the limit.
+    bob.held.clear();
+    for n in 0..20 {
+        ann.say(&typing(n % 2 == 0)).await;
+    }
+    ann.send(&chat, "done").await;
+    bob.expect("new_message").await;
+    let passed_on = bob.held("typing").len();
+    assert!((1..=4).contains(&passed_on), "{:?}", bob.held("typing"));
