@@ -43,8 +43,8 @@ pub trait Remote: fmt::Debug + Send + Sync {
     /// Closes once the command in hand is answered.
     fn ask_to_close(&self, code: CloseCode, retry_after_ms: Option<u64>);
 
-    /// Whether a goodbye was sent or the transport broke.
-    fn is_closing(&self) -> bool;
+    /// Whether a goodbye was sent or asked for, or the transport broke.
+    fn is_leaving(&self) -> bool;
 
     /// Whether the transport is done with.
     fn is_gone(&self) -> bool;
@@ -130,12 +130,12 @@ impl Conn {
         }
     }
 
-    /// Whether a goodbye was sent or the transport broke: nothing more is read as a command.
+    /// Whether a goodbye was sent or asked for, or the transport broke.
     #[must_use]
-    pub fn is_closing(&self) -> bool {
+    pub fn is_leaving(&self) -> bool {
         match &self.link {
-            Link::Native(pipe) => pipe.is_closing(),
-            Link::SocketIo(remote) => remote.is_closing(),
+            Link::Native(pipe) => pipe.is_leaving(),
+            Link::SocketIo(remote) => remote.is_leaving(),
         }
     }
 

@@ -39,12 +39,8 @@ pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
     let who = &conn.identity;
     chat.people.note(who);
     let limits = &chat.config.limits;
-    let change = chat.registry.add(conn, limits.connections_per_user as usize);
-    if change.presence {
+    if chat.registry.add(conn, limits.connections_per_user as usize) {
         chat.presence.touch(&who.user_id);
-    }
-    if let Some(surplus) = change.surplus {
-        surplus.ask_to_close(CloseCode::Replaced, None);
     }
     let told = limits.told();
     conn.send(&Frame::of(
@@ -67,7 +63,7 @@ pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
 /// Forgets a connection that is gone.
 pub async fn depart(gateway: &Gateway, conn: &Arc<Conn>) {
     let chat = &gateway.chat;
-    if chat.registry.remove(conn).presence {
+    if chat.registry.remove(conn) {
         chat.presence.touch(&conn.identity.user_id);
     }
     command::join::leave_all(chat, conn).await;

@@ -239,6 +239,12 @@ impl<W: Wire> Pipe<W> {
         self.out.lock().closing == Closing::Sent
     }
 
+    /// Whether a goodbye was sent or asked for, or the socket broke.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.out.lock().closing != Closing::No
+    }
+
     /// Waits until somebody has news for the connection's task.
     pub async fn woken(&self) {
         self.wake.notified().await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use partyline_shared::ids::UserId;
+use partyline_shared::{ids::UserId, wire::CloseCode};
 
 use super::conn::Conn;
 
@@ -23,15 +23,6 @@ pub struct Registry {
     hasher: RandomState,
     next_id: AtomicU64,
     count: AtomicUsize,
-}
-
-/// What an arrival or a leave changed.
-#[derive(Debug, Default)]
-pub struct Change {
-    /// The user's first connection here came, or the last one went.
-    pub presence: bool,
-    /// The oldest connection, if there are too many now.
-    pub surplus: Option<Arc<Conn>>,
 }
 
 impl Default for Registry {
@@ -62,33 +53,43 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Adds a connection; `most` a user (0: any number).
-    pub fn add(&self, conn: &Arc<Conn>, most: usize) -> Change {
+    /// Adds a connection; `most` a user (0: any number): the oldest makes room, asked before the next one is counted.
+    ///
+    /// # Returns
+    /// Whether it is the user's first one here.
+    pub fn add(&self, conn: &Arc<Conn>, most: usize) -> bool {
         let user = &conn.identity.user_id;
         let mut shard = self.shard(user).lock();
         let conns = shard.entry(user.clone()).or_default();
-        let presence = conns.is_empty();
+        let is_first = conns.is_empty();
         conns.push(conn.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
-        let open = conns.iter().filter(|conn| !conn.is_closing()).count();
-        let surplus =
-            if most > 0 && open > most { conns.iter().find(|conn| !conn.is_closing()).cloned() } else { None };
-        Change { presence, surplus }
+        let mut staying = conns.iter().filter(|conn| !conn.is_leaving());
+        if most > 0
+            && let Some(oldest) = staying.next()
+            && staying.count() >= most
+        {
+            oldest.ask_to_close(CloseCode::Replaced, None);
+        }
+        is_first
     }
 
     /// Takes a connection out.
-    pub fn remove(&self, conn: &Arc<Conn>) -> Change {
+    ///
+    /// # Returns
+    /// Whether it was the user's last one here.
+    pub fn remove(&self, conn: &Arc<Conn>) -> bool {
         let user = &conn.identity.user_id;
         let mut shard = self.shard(user).lock();
-        let Some(conns) = shard.get_mut(user) else { return Change::default() };
-        let Some(place) = conns.iter().position(|it| it.id == conn.id) else { return Change::default() };
+        let Some(conns) = shard.get_mut(user) else { return false };
+        let Some(place) = conns.iter().position(|it| it.id == conn.id) else { return false };
         conns.remove(place);
         self.count.fetch_sub(1, Ordering::Relaxed);
-        let presence = conns.is_empty();
-        if presence {
+        let was_last = conns.is_empty();
+        if was_last {
             shard.remove(user);
         }
-        Change { presence, surplus: None }
+        was_last
     }
 
     /// A user's connections here.

@@ -221,8 +221,8 @@ impl Remote for Session {
         }
     }
 
-    fn is_closing(&self) -> bool {
-        self.pipe.is_closing()
+    fn is_leaving(&self) -> bool {
+        self.pipe.is_leaving()
     }
 
     fn is_gone(&self) -> bool {

@@ -1,11 +1,13 @@
 //! Who comes in, and what everybody else is told before the upgrade.
 
 use devstack::testing::{Process, UserType, sign};
+use futures_util::{SinkExt, future::join_all};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio_tungstenite::tungstenite::{
+    Message,
     error::Error as WsError,
     handshake::client::Request,
     http::header::{AUTHORIZATION, ORIGIN, SEC_WEBSOCKET_PROTOCOL},
@@ -13,7 +15,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::{
     person::{Person, connect, handshake},
-    support::{CONVERSATIONS, World, answer},
+    support::{CONVERSATIONS, World, answer, until},
 };
 
 /// Status and code of a refused handshake.
@@ -163,4 +165,24 @@ async fn one_connection_too_many_replaces_the_oldest() {
     for person in [&mut second, &mut other, &mut third] {
         person.caught_up().await;
     }
+}
+
+#[tokio::test]
+async fn of_many_that_come_at_once_no_more_stay_than_may() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let token = world.token("ann");
+    let mut people = join_all((0..30).map(|_| Person::come(&gateway, &token))).await;
+    let replaced = "partyline_gateway_connections_closed_total{reason=\"replaced\"}";
+    until("twenty to be replaced", async || world.metric(&gateway, replaced).await == 20.0).await;
+    let mut staying = 0;
+    for person in &mut people {
+        // Who was replaced finds the close frame before any answer.
+        let _ = person.socket.send(Message::text(r#"{"type":"nothing"}"#)).await;
+        match person.read().await {
+            Ok(_) => staying += 1,
+            Err(closed) => assert_eq!(closed.code, 4009),
+        }
+    }
+    assert_eq!(staying, 10);
 }
