@@ -1,34 +1,24 @@
-//! The parts of a gateway, put together.
+//! The parts of a gateway, put together; what they hear from others is followed in [`follow`].
+
+mod follow;
 
 use std::sync::Arc;
 
 use async_nats::Client;
 use partyline_shared::{
     admin::Latch,
-    ids::{ConversationId, UserId},
-    nats::{self, Link},
-    subjects,
+    ids::ConversationId,
+    nats, subjects,
     trace::{self, Service},
 };
-use serde::Serialize;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::follow::Told;
 use crate::{
-    auth::Verifier,
-    budget::Budget,
-    command::sent::SentMessages,
-    config::Config,
-    encode::{Class, Frame},
-    inbox::Inbox,
-    log::Log,
-    members::Members,
-    metrics,
-    people::People,
-    presence::{Change, Presence},
-    room::directory::Directory,
-    session::registry::Registry,
-    store::Store,
+    auth::Verifier, budget::Budget, command::sent::SentMessages, config::Config, inbox::Inbox, log::Log,
+    members::Members, metrics, people::People, presence::Presence, room::directory::Directory,
+    session::registry::Registry, store::Store,
 };
 
 /// Everything that a command may need. Nothing here outlives the process: another node can take over at any moment.
@@ -82,7 +72,11 @@ impl Chat {
         let nats_up = Latch::default();
         nats_up.set(true);
         metrics::nats_connected(true);
-        let members_changed = client.subscribe(subjects::MEMBERS_CHANGED).await?;
+        let told = Told {
+            members_changed: client.subscribe(subjects::MEMBERS_CHANGED).await?,
+            log_restarted: client.subscribe(subjects::LOG_RESTARTED).await?,
+            presence_tidied: client.subscribe(subjects::PRESENCE_TIDIED).await?,
+        };
         let chat = Arc::new(Self {
             config,
             node,
@@ -100,17 +94,7 @@ impl Chat {
             people,
             nats_up,
         });
-        for task in [
-            tokio::spawn(follow_link(chat.clone(), heard)),
-            tokio::spawn(follow_members(chat.clone(), members_changed)),
-            tokio::spawn(tell_presence(chat.clone(), to_tell)),
-        ] {
-            let end = end.clone();
-            tokio::spawn(async move {
-                end.cancelled().await;
-                task.abort();
-            });
-        }
+        follow::all(&chat, heard, told, to_tell, &end);
         Ok(chat)
     }
 
@@ -139,83 +123,4 @@ async fn open_log(client: &Client, config: &Config, node: &str, store: &Arc<Stor
 
 async fn highest_seq(store: Arc<Store>) -> anyhow::Result<u64> {
     Ok(store.highest_seq().await?)
-}
-
-/// Reacts to what happens to the NATS connection: whatever may have been missed is looked up.
-async fn follow_link(chat: Arc<Chat>, mut heard: broadcast::Receiver<Link>) {
-    loop {
-        let link = match heard.recv().await {
-            Ok(link) => link,
-            Err(broadcast::error::RecvError::Lagged(_)) => Link::Connected,
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        match link {
-            Link::Disconnected => {
-                metrics::nats_event("disconnected");
-                metrics::nats_connected(false);
-                chat.nats_up.set(false);
-            }
-            Link::SlowConsumer => {
-                metrics::nats_event("slow_consumer");
-                chat.rooms.doubt_all();
-            }
-            Link::Connected => {
-                metrics::nats_event("connected");
-                metrics::nats_connected(true);
-                reconnected(&chat).await;
-                chat.nats_up.set(true);
-            }
-        }
-    }
-}
-
-async fn reconnected(chat: &Arc<Chat>) {
-    let restarted = loop {
-        match chat.log.reload(|| highest_seq(chat.store.clone())).await {
-            Ok(restarted) => break restarted,
-            Err(error) => {
-                tracing::warn!(%error, "streams not found after a reconnection");
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-        }
-    };
-    if restarted {
-        tracing::error!("the log was lost and begun again: all clients join anew");
-        chat.rooms.abandon_all();
-    }
-    chat.rooms.doubt_all();
-    chat.presence.announce_all().await;
-}
-
-async fn follow_members(chat: Arc<Chat>, mut changed: async_nats::Subscriber) {
-    use futures_util::StreamExt;
-    while let Some(message) = changed.next().await {
-        let conversation = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
-        if let Some(conversation) = conversation {
-            chat.rooms.members_changed(conversation);
-        }
-    }
-}
-
-/// Tells members of somebody's conversations that they came or went.
-async fn tell_presence(chat: Arc<Chat>, mut changes: mpsc::UnboundedReceiver<Change>) {
-    #[derive(Serialize)]
-    struct PresenceFrame<'a> {
-        r#type: &'static str,
-        user_id: &'a UserId,
-        online: bool,
-        last_seen: Option<partyline_shared::timestamp::Timestamp>,
-    }
-    while let Some(change) = changes.recv().await {
-        let company = chat.rooms.company(&change.user_id);
-        if company.is_empty() {
-            continue;
-        }
-        let last_seen = (!change.online).then(partyline_shared::timestamp::Timestamp::now);
-        let frame = Frame::of(
-            &PresenceFrame { r#type: "presence", user_id: &change.user_id, online: change.online, last_seen },
-            Class::Ephemeral,
-        );
-        company.iter().for_each(|conn| conn.send(&frame));
-    }
 }

@@ -1,37 +1,37 @@
-//! The conversations' logs in JetStream: append with a [`Permit`], read after a place. The only publisher to JetStream
+//! The conversations' logs in JetStream: append with a permit, read after a place. The only publisher to JetStream
 //! besides last-seen notes, which go through here as well.
 
+mod append;
 mod progress;
 mod read;
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use async_nats::{
-    Client, HeaderMap,
-    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder, message::PublishMessage},
+    Client,
+    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
 use partyline_shared::{
-    event::Event,
     ids::{ConversationId, Seq, UserId},
     settings::NatsSettings,
     streams::{self, LogStream},
     subjects,
     timestamp::Timestamp,
-    wire::Refusal,
 };
+use tokio::sync::Notify;
 
 use self::progress::Progress;
 pub use self::{
+    append::Appended,
     progress::{Floors, Watermark},
     read::{End, Rest},
 };
-use crate::{authorise::Permit, metrics, trace};
 
 /// One stored event.
 #[derive(Clone, Debug)]
@@ -39,16 +39,8 @@ pub struct Entry {
     pub seq: Seq,
     /// The event before it in the conversation; 0 if there was none in the log.
     pub prev_seq: Seq,
-    /// The event's JSON ([`Event`]).
+    /// The event's JSON ([`partyline_shared::event::Event`]).
     pub payload: Bytes,
-}
-
-/// JetStream's word that an event is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    pub seq: Seq,
-    /// An event with this deduplication id was there already, at `seq`.
-    pub duplicate: bool,
 }
 
 struct Partition {
@@ -71,6 +63,8 @@ pub struct Log {
     settings: NatsSettings,
     node: String,
     partitions: Vec<Partition>,
+    /// A stream may be gone, or may be another one by now.
+    doubt: Notify,
 }
 
 impl Log {
@@ -97,7 +91,14 @@ impl Log {
                 looking: AtomicBool::new(false),
             });
         }
-        Ok(Arc::new(Self { client, js, settings: settings.clone(), node: node.to_owned(), partitions }))
+        Ok(Arc::new(Self {
+            client,
+            js,
+            settings: settings.clone(),
+            node: node.to_owned(),
+            partitions,
+            doubt: Notify::new(),
+        }))
     }
 
     /// The JetStream context, for buckets.
@@ -106,7 +107,18 @@ impl Log {
         &self.js
     }
 
-    /// Looks at the streams again after a reconnection.
+    /// There is reason to look at the streams again.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Waits until there is reason to look at the streams again: JetStream did not answer as it should, or told of
+    /// another epoch.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
+    /// Looks at the streams again.
     ///
     /// # Returns
     /// Whether a log was lost and begun again.
@@ -150,44 +162,10 @@ impl Log {
         subjects::log(self.number(conversation), conversation)
     }
 
-    /// Appends an event; returns once JetStream has stored it. `dedup` makes a repeat harmless.
-    ///
-    /// # Errors
-    /// `unavailable`: perhaps stored, perhaps not; a repeat with the same `dedup` finds out.
-    pub async fn append(&self, permit: Permit, event: &Event, dedup: Option<String>) -> Result<Appended, Refusal> {
-        debug_assert_eq!(permit.conversation_id(), event.conversation_id());
-        let payload = serde_json::to_vec(event).map_err(|error| {
-            tracing::error!(%error, "an event has no JSON");
-            Refusal::unavailable("the log")
-        })?;
-        let mut headers = HeaderMap::new();
-        headers.insert(subjects::ORIGIN_HEADER, self.node.as_str());
-        let span = trace::publish(self.number(permit.conversation_id()), event, payload.len());
-        if let Some(span) = &span {
-            headers.insert(subjects::TRACEPARENT, trace::traceparent(span));
-        }
-        let mut message = PublishMessage::build().payload(payload.into()).headers(headers);
-        if let Some(id) = dedup {
-            message = message.message_id(id);
-        }
-        let started = Instant::now();
-        let acked = async { self.js.send_publish(self.subject(permit.conversation_id()), message).await?.await }.await;
-        match acked {
-            Ok(ack) => {
-                metrics::append_seconds(started.elapsed());
-                if let Some(span) = span {
-                    trace::stored(span, ack.sequence, ack.duplicate);
-                }
-                Ok(Appended { seq: ack.sequence, duplicate: ack.duplicate })
-            }
-            Err(error) => {
-                metrics::append_failed();
-                if let Some(span) = span {
-                    trace::not_stored(span);
-                }
-                tracing::warn!(%error, "append failed");
-                Err(Refusal::unavailable("the log"))
-            }
+    /// Tells all nodes that the people of one were taken out of the bucket: if it lives, it says so.
+    pub async fn tell_tidied(&self, node: &str) {
+        if let Err(error) = self.client.publish(subjects::PRESENCE_TIDIED, node.to_owned().into()).await {
+            tracing::debug!(%error, "tidying not told");
         }
     }
 

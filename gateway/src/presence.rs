@@ -1,8 +1,10 @@
 //! Who is connected where, over all nodes: a key a user and node in a bucket, written only when somebody comes or goes;
 //! a lease a node, so that the people of a dead node are dropped. Every node holds the whole map.
 
+mod state;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,9 +19,10 @@ use partyline_shared::{
     subjects,
     timestamp::Timestamp,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::state::State;
 use crate::{log::Log, session::registry::Registry};
 
 /// Keys written at once.
@@ -28,19 +31,14 @@ const WRITES: usize = 256;
 /// Between two looks for the buckets.
 const BUCKETS_RETRY: Duration = Duration::from_millis(250);
 
+/// Before a key is written again that JetStream did not take: a leader may have to be found.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+
 /// Somebody came online or went.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub user_id: UserId,
     pub online: bool,
-}
-
-#[derive(Default)]
-struct State {
-    /// The nodes on which a user is connected.
-    users: HashMap<UserId, Vec<Arc<str>>>,
-    /// When each node's lease was last seen.
-    nodes: HashMap<Arc<str>, Instant>,
 }
 
 /// Presence, as this node sees it.
@@ -135,7 +133,7 @@ impl Presence {
         let _ = self.dirty.send(user.clone());
     }
 
-    /// After a reconnection the buckets, which live in memory, may be empty: write everybody again.
+    /// The buckets, which live in memory, may be empty, or have been tidied up: write everybody again, and who has gone.
     pub async fn announce_all(&self) {
         match streams::ensure_presence(self.log.jetstream(), &self.settings).await {
             Ok(buckets) => *self.buckets.lock() = buckets,
@@ -144,7 +142,8 @@ impl Presence {
         if let Err(error) = self.renew_lease().await {
             tracing::warn!(%error, "lease not renewed");
         }
-        self.registry.users().iter().for_each(|user| self.touch(user));
+        let known = self.state.read().users_of(&self.node);
+        known.iter().chain(&self.registry.users()).for_each(|user| self.touch(user));
     }
 
     /// This node leaves: its people are gone from here, its lease ends.
@@ -162,9 +161,11 @@ impl Presence {
         Ok(())
     }
 
-    /// Renews the lease; drops the people of nodes whose lease ran out.
+    /// Renews the lease.
     async fn keep_lease(self: Arc<Self>) {
         let mut tick = tokio::time::interval(LEASE_RENEWAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewed = Instant::now();
         loop {
             tick.tick().await;
             match self.renew_lease().await {
@@ -173,28 +174,28 @@ impl Presence {
                     tracing::warn!(%error, "lease not renewed");
                     self.state.write().nodes.values_mut().for_each(|seen| *seen = Instant::now());
                 }
-                Ok(()) => self.drop_dead_nodes().await,
+                Ok(()) => {
+                    // Stopped, or not heard, for so long: the others have dropped this node's people.
+                    if renewed.elapsed() > LEASE {
+                        tracing::warn!("this node's own lease had run out");
+                        self.announce_all().await;
+                    }
+                    renewed = Instant::now();
+                }
             }
         }
     }
 
+    /// Drops the people of nodes whose lease ran out.
     async fn drop_dead_nodes(&self) {
-        let dead: Vec<Arc<str>> = {
-            let state = self.state.read();
-            let late = |seen: &Instant| seen.elapsed() > LEASE + LEASE_RENEWAL;
-            state
-                .nodes
-                .iter()
-                .filter(|(node, seen)| **node != self.node && late(seen))
-                .map(|(n, _)| n.clone())
-                .collect()
-        };
+        let dead = self.state.read().dead(&self.node);
         for node in dead {
             tracing::warn!(%node, "a node's lease ran out");
             let gone = self.forget_node(&node);
             // One of the living tidies up, the others need not.
             if self.nodes().iter().min() == Some(&self.node) {
                 self.purge(&node).await;
+                self.log.tell_tidied(&node).await;
                 for user in &gone {
                     self.log.note_seen(user, Timestamp::now()).await;
                 }
@@ -229,16 +230,23 @@ impl Presence {
                 }
             }))
             .await;
+            let mut failed = Vec::new();
             for (user, here, done) in written {
                 if let Err(error) = done {
-                    // A reconnection announces everybody again.
                     tracing::debug!(error, "presence not written");
-                }
-                if here {
+                    failed.push(user);
+                } else if here {
                     announced.insert(user);
                 } else if announced.remove(&user) {
                     self.log.note_seen(&user, Timestamp::now()).await;
                 }
+            }
+            if !failed.is_empty() {
+                let presence = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(WRITE_RETRY).await;
+                    failed.iter().for_each(|user| presence.touch(user));
+                });
             }
         }
     }
@@ -254,7 +262,13 @@ impl Presence {
                 Ok(mut entries) => {
                     while let Some(entry) = entries.next().await {
                         match entry {
-                            Ok(entry) if leases && entry.operation == Operation::Put => self.see_node(&entry.key),
+                            Ok(entry) if leases && entry.operation == Operation::Put => {
+                                self.see_node(&entry.key);
+                                // Who is heard by itself hears the others.
+                                if *entry.key == *self.node {
+                                    self.drop_dead_nodes().await;
+                                }
+                            }
                             Ok(entry) if leases => {
                                 self.forget_node(&entry.key);
                             }
@@ -273,7 +287,7 @@ impl Presence {
     }
 
     fn see_node(&self, node: &str) {
-        self.state.write().nodes.insert(node.into(), Instant::now());
+        self.state.write().hear(node, &self.node, Instant::now());
     }
 
     fn see_user(&self, key: &str, here: bool) {
@@ -305,42 +319,9 @@ impl Presence {
     /// # Returns
     /// Those who are online nowhere now.
     fn forget_node(&self, node: &str) -> Vec<UserId> {
-        let gone: Vec<UserId> = {
-            let mut state = self.state.write();
-            state.nodes.remove(node);
-            let here: Vec<UserId> = state
-                .users
-                .iter()
-                .filter(|(_, nodes)| nodes.iter().any(|it| **it == *node))
-                .map(|(user, _)| user.clone())
-                .collect();
-            here.into_iter().filter(|user| state.remove(user, node)).collect()
-        };
+        let gone = self.state.write().forget(node);
         gone.iter().for_each(|user| self.tell(user.clone(), false));
         gone
-    }
-}
-
-impl State {
-    /// Whether the user came online by this.
-    fn add(&mut self, user: &UserId, node: Arc<str>) -> bool {
-        let nodes = self.users.entry(user.clone()).or_default();
-        let first = nodes.is_empty();
-        if !nodes.contains(&node) {
-            nodes.push(node);
-        }
-        first
-    }
-
-    /// Whether the user went offline by this.
-    fn remove(&mut self, user: &UserId, node: &str) -> bool {
-        let Some(nodes) = self.users.get_mut(user) else { return false };
-        nodes.retain(|it| **it != *node);
-        let last = nodes.is_empty();
-        if last {
-            self.users.remove(user);
-        }
-        last
     }
 }
 

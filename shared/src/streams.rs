@@ -60,10 +60,16 @@ where
             }
             Err(error) => return Err(error.into()),
         };
-        let epoch = stream.cached_info().config.metadata.get(EPOCH_KEY).cloned().unwrap_or_default();
+        let epoch = epoch(&stream.cached_info().config).to_owned();
         streams.push(LogStream { partition, stream, epoch });
     }
     Ok(streams)
+}
+
+/// The epoch of a log's stream.
+#[must_use]
+pub fn epoch(config: &Config) -> &str {
+    config.metadata.get(EPOCH_KEY).map_or("", String::as_str)
 }
 
 fn is_missing(error: &jetstream::context::GetStreamError) -> bool {

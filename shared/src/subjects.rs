@@ -26,6 +26,10 @@ pub const PRESENCE_BUCKET: &str = "CHAT_PRESENCE";
 pub const NODES_BUCKET: &str = "CHAT_NODES";
 /// Broadcast to all gateways: the participants of a conversation changed.
 pub const MEMBERS_CHANGED: &str = "chat.control.members";
+/// Broadcast to all gateways: a log was lost and begun again.
+pub const LOG_RESTARTED: &str = "chat.control.log";
+/// Broadcast to all gateways: the people of a node, which seems to be dead, were taken out of the bucket.
+pub const PRESENCE_TIDIED: &str = "chat.control.presence";
 /// Broadcast to all gateways: messages that users sent elsewhere, for their budgets.
 pub const DEBITS: &str = "chat.control.debits";
 /// Header of a log event: the node that appended it.

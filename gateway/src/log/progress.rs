@@ -9,6 +9,7 @@ use std::{
 use futures_util::future::try_join_all;
 use partyline_shared::{
     ids::{ConversationId, Seq},
+    streams,
     wire::Refusal,
 };
 
@@ -137,17 +138,17 @@ impl Log {
             // In this order: what retention takes meanwhile, Postgres has.
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
             let consumer = state.persister.get_info().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((
-                consumer.ack_floor.stream_sequence,
-                stream.state.first_sequence,
-                stream.state.last_sequence,
-            ))
+            if streams::epoch(&stream.config) != state.log.epoch {
+                return Err("another stream has taken its place".to_owned());
+            }
+            Ok((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
         };
         let began = Instant::now();
         match read.await {
             Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
+                self.doubt();
                 Err(Refusal::unavailable("the log"))
             }
         }

@@ -108,6 +108,38 @@ async fn when_the_log_is_lost_everybody_begins_again_above_it() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_deleted_under_everybodys_hands_is_noticed() {
+    let world = World::new().await;
+    let gateways = [world.gateway().await, world.gateway().await];
+    let chat = world.direct(&gateways[0], ["ann", "bob"]).await;
+    let (mut ann, mut bob) = (world.person(&gateways[0], "ann").await, world.person(&gateways[1], "bob").await);
+    let epoch = ann.join(&chat).await["epoch"].clone();
+    bob.join(&chat).await;
+    for n in 0..5 {
+        ann.send(&chat, &n.to_string()).await;
+    }
+    // No connection is lost, and nothing of it is in Postgres: the new log begins below what the nodes have delivered.
+    let js = jetstream::new(world.env.nats().await.unwrap());
+    js.delete_stream(subjects::log_stream(0)).await.unwrap();
+    let mut writer = world.person(&gateways[0], "ann").await;
+    let mut ack = Value::Null;
+    until("messages to be taken again", async || {
+        ack = writer.ask(message(&chat, "after")).await;
+        ack["type"] == "ack"
+    })
+    .await;
+    for person in [&mut ann, &mut bob] {
+        assert_eq!(person.closed().await.reason["code"], "log_restarted");
+    }
+    for gateway in &gateways {
+        let joined = world.person(gateway, "bob").await.join(&chat).await;
+        assert_ne!(joined["epoch"], epoch);
+        let events = joined["events"].as_array().unwrap();
+        assert_eq!(events.iter().map(|it| &it["seq"]).collect::<Vec<_>>(), [&ack["seq"]], "{joined}");
+    }
+}
+
+#[tokio::test]
 async fn without_postgres_those_who_talk_go_on() {
     let world = World::new().await;
     let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;

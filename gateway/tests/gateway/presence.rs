@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devstack::testing::Process;
+use devstack::testing::{Process, Signal};
 use serde_json::json;
 use tokio::time::{Instant, interval};
 
@@ -78,6 +78,32 @@ async fn the_people_of_a_killed_node_are_offline_when_its_lease_ends() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_stopped_for_longer_than_its_lease_takes_its_place_again() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let mut bob = world.person(&one, "bob").await;
+    bob.join(&chat).await;
+    let mut ann = world.person(&two, "ann").await;
+    told(&mut bob, "ann", true).await;
+    until("all to be there", async || listed(&world, &two, "bob", "bob").await).await;
+    two.signal(Signal::STOP);
+    told(&mut bob, "ann", false).await;
+    two.signal(Signal::CONT);
+    // Her socket has outlived it, so she is there, for everybody: news finds her.
+    told(&mut bob, "ann", true).await;
+    bob.send(&chat, "there you are").await;
+    ann.find(|it| it["type"] == "conversation_updated" && it["last_message"]["content"] == "there you are").await;
+    // And it has taken nobody else for dead.
+    assert!(listed(&world, &two, "ann", "bob").await);
+    let third = world.gateway().await;
+    until("a new node to know both", async || {
+        listed(&world, &third, "ann", "bob").await && listed(&world, &third, "ann", "ann").await
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn typing_is_passed_on_once_a_second_and_ends_by_itself() {
     let world = World::new().await;
     let (one, two) = (world.gateway().await, world.gateway().await);
@@ -117,7 +143,6 @@ async fn typing_is_passed_on_once_a_second_and_ends_by_itself() {
     }
     ann.caught_up().await;
     assert!(ann.held("typing").is_empty());
-}
 
     // What was not passed on needs no end: stopping and starting does not get round the limit.
     bob.held.clear();
@@ -128,3 +153,4 @@ async fn typing_is_passed_on_once_a_second_and_ends_by_itself() {
     bob.expect("new_message").await;
     let passed_on = bob.held("typing").len();
     assert!((1..=4).contains(&passed_on), "{:?}", bob.held("typing"));
+}

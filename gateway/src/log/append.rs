@@ -1,0 +1,88 @@
+//! Appending to a conversation's log: with a [`Permit`], and never twice under one name.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, ErrorCode, context::PublishError, message::PublishMessage},
+};
+use bytes::Bytes;
+use partyline_shared::{event::Event, ids::Seq, subjects, wire::Refusal};
+
+use super::Log;
+use crate::{authorise::Permit, metrics, trace};
+
+/// How long a repeat waits for the cluster to agree on the first, and between two attempts.
+const IN_PROCESS: Duration = Duration::from_secs(2);
+const IN_PROCESS_RETRY: Duration = Duration::from_millis(10);
+
+/// JetStream's word that an event is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub seq: Seq,
+    /// An event with this deduplication id was there already, at `seq`.
+    pub duplicate: bool,
+}
+
+impl Log {
+    /// Appends an event; returns once JetStream has stored it. `dedup` makes a repeat harmless.
+    ///
+    /// # Errors
+    /// `unavailable`: perhaps stored, perhaps not; a repeat with the same `dedup` finds out.
+    pub async fn append(&self, permit: Permit, event: &Event, dedup: Option<String>) -> Result<Appended, Refusal> {
+        debug_assert_eq!(permit.conversation_id(), event.conversation_id());
+        let payload: Bytes = serde_json::to_vec(event)
+            .map_err(|error| {
+                tracing::error!(%error, "an event has no JSON");
+                Refusal::unavailable("the log")
+            })?
+            .into();
+        let span = trace::publish(self.number(permit.conversation_id()), event, payload.len());
+        let message = || {
+            let mut headers = HeaderMap::new();
+            headers.insert(subjects::ORIGIN_HEADER, self.node.as_str());
+            if let Some(span) = &span {
+                headers.insert(subjects::TRACEPARENT, trace::traceparent(span));
+            }
+            let message = PublishMessage::build().payload(payload.clone()).headers(headers);
+            match &dedup {
+                Some(id) => message.message_id(id),
+                None => message,
+            }
+        };
+        let subject = self.subject(permit.conversation_id());
+        let started = Instant::now();
+        let acked = loop {
+            match async { self.js.send_publish(subject.clone(), message()).await?.await }.await {
+                Err(error) if is_in_process(&error) && started.elapsed() < IN_PROCESS => {
+                    tokio::time::sleep(IN_PROCESS_RETRY).await;
+                }
+                acked => break acked,
+            }
+        };
+        match acked {
+            Ok(ack) => {
+                metrics::append_seconds(started.elapsed());
+                if let Some(span) = span {
+                    trace::stored(span, ack.sequence, ack.duplicate);
+                }
+                Ok(Appended { seq: ack.sequence, duplicate: ack.duplicate })
+            }
+            Err(error) => {
+                metrics::append_failed();
+                if let Some(span) = span {
+                    trace::not_stored(span);
+                }
+                tracing::warn!(%error, "append failed");
+                self.doubt();
+                Err(Refusal::unavailable("the log"))
+            }
+        }
+    }
+}
+
+/// Whether the same message comes in by another way at this moment, and a cluster has not agreed on it yet.
+fn is_in_process(error: &PublishError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    source.is_some_and(|error| error.error_code() == ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT)
+}
