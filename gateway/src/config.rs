@@ -67,7 +67,7 @@ pub struct LimitSettings {
     /// Sockets at most, handshakes included.
     #[arg(long, env = "PARTYLINE_MAX_CONNECTIONS", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
-    /// Time to finish the HTTP request or handshake, in seconds.
+    /// Time to finish the HTTP request or handshake, and for a client that takes nothing of an answer, in seconds.
     #[arg(long, env = "PARTYLINE_HANDSHAKE_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub handshake_seconds: u32,
     /// A client's message at most, fragments together, in bytes.

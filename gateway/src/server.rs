@@ -222,7 +222,7 @@ async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, c
         return;
     }
     let desk = Arc::new(Desk::default());
-    let mut lent = Lent::new(stream, Vec::new(), desk.clone());
+    let mut lent = Lent::new(stream, Vec::new(), desk.clone(), patience);
     loop {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -248,6 +248,6 @@ async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, c
             () = closing.cancelled() => desk.stay(),
         }
         drop(place);
-        lent = Lent::new(stream, request, desk.clone());
+        lent = Lent::new(stream, request, desk.clone(), patience);
     }
 }

@@ -7,12 +7,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use crate::socketio::polling::Place;
@@ -115,18 +117,34 @@ pub struct Lent {
     /// To be read before anything else.
     again: io::Cursor<Vec<u8>>,
     desk: Arc<Desk>,
+    /// How long a client may take nothing of an answer, which waits in memory.
+    patience: Duration,
+    /// When that is over; none while the client takes what comes.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lent {
     #[must_use]
-    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>) -> Self {
-        Self { stream: Some(stream), again: io::Cursor::new(again), desk }
+    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>, patience: Duration) -> Self {
+        Self { stream: Some(stream), again: io::Cursor::new(again), desk, patience, stalled: None }
     }
 
     /// The socket for good; nothing was read of it that hyper doesn't have.
     #[must_use]
     pub fn into_stream(mut self) -> Option<TcpStream> {
         self.stream.take()
+    }
+
+    /// Passes on what a write came to; one that waits too long fails.
+    fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -163,7 +181,8 @@ impl AsyncRead for Lent {
 impl AsyncWrite for Lent {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.desk.answered();
-        self.stream()?.poll_write(cx, buf)
+        let written = self.stream()?.poll_write(cx, buf);
+        self.in_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -172,7 +191,8 @@ impl AsyncWrite for Lent {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.desk.answered();
-        self.stream()?.poll_write_vectored(cx, bufs)
+        let written = self.stream()?.poll_write_vectored(cx, bufs);
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

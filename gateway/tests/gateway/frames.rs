@@ -14,7 +14,7 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::{
     person::{Person, handshake},
-    support::{World, message, until},
+    support::{World, message, messages_of, until},
 };
 
 /// A client's frame; the mask changes nothing, being zero.
@@ -216,4 +216,49 @@ async fn who_never_reads_is_closed_and_nobody_waits_for_them() {
         world.metric(&gateway, "partyline_gateway_connections{protocol=\"native\"}").await == 3.0
     })
     .await;
+}
+
+/// Whether a process holds the connection to a port of ours.
+fn is_established(pid: u32, port: u16) -> bool {
+    let inodes: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()?.to_str().map(str::to_owned))
+        .collect();
+    let peer = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+        fields.len() > 9 && fields[2].ends_with(&peer) && inodes.contains(&format!("socket:[{}]", fields[9]))
+    })
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_given_up() {
+    let world = World::new().await;
+    let gateway = world.launch().env("PARTYLINE_HANDSHAKE_SECONDS", "1").start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    for _ in 0..200 {
+        let mut big = message(&chat, &"\u{1F600}".repeat(1_000));
+        big["metadata"] = json!({ "padding": "x".repeat(4_000) });
+        ann.get("ack", big).await;
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(gateway.http_addr().parse().unwrap()).await.unwrap();
+    let request = format!(
+        "GET {}?limit=200 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        messages_of(&chat),
+        world.token("bob")
+    );
+    // An answer, and one or two more, may fit into the kernel's buffers.
+    let asked = 20;
+    stream.write_all(request.repeat(asked).as_bytes()).await.unwrap();
+    stream.readable().await.unwrap();
+    // Closed by the server, not by what is read here.
+    let ours = stream.local_addr().unwrap().port();
+    until("the connection to be given up", async || !is_established(gateway.pid(), ours)).await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.starts_with(b"HTTP/1.1 200") && rest.len() < asked * 1_600_000, "{}", rest.len());
+    ann.caught_up().await;
 }
