@@ -11,10 +11,11 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use fastwebsockets::WebSocketError;
 use hyper::{
-    HeaderMap, StatusCode,
-    header::{CONNECTION, ORIGIN, SEC_WEBSOCKET_PROTOCOL, UPGRADE},
+    HeaderMap, Method, StatusCode, Version,
+    header::{
+        CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    },
 };
 use hyper_util::rt::TokioIo;
 use partyline_shared::{
@@ -29,6 +30,9 @@ use crate::{
     server::Gateway,
 };
 
+/// The one version of WebSocket.
+const VERSION: &str = "13";
+
 /// `GET /ws`: refuses before the upgrade whoever may not come in.
 pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
     let (identity, named) = match admit(&gateway, request.headers()).await {
@@ -39,8 +43,8 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
             let mut response = Problem::from(refusal).into_response();
             if reason == "not_websocket" && !wants_upgrade {
                 *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
-                response.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("Upgrade"));
-                response.headers_mut().insert(UPGRADE, hyper::header::HeaderValue::from_static("websocket"));
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+                response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
             }
             return response;
         }
@@ -50,13 +54,46 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
         Ok(response) => response,
         Err(error) => {
             metrics::handshake_refused("not_websocket");
-            return Problem::from(Refusal::new(ErrorCode::BadRequest, error.to_string())).into_response();
+            let mut response = Problem::from(Refusal::new(ErrorCode::BadRequest, error.to_string())).into_response();
+            if matches!(error, NoHandshake::Version) {
+                // RFC 6455, 4.4.
+                *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+                response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+            }
+            return response;
         }
     };
     if named {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(SUBPROTOCOL));
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     response
+}
+
+/// Why a request is no handshake of a WebSocket's.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHandshake {
+    #[error("the version of WebSocket is {VERSION}")]
+    Version,
+    #[error("{0}")]
+    Other(String),
+}
+
+/// RFC 6455, 4.2.1, as far as the library leaves it to us.
+fn check(request: &Request) -> Result<(), NoHandshake> {
+    let refuse = |why: &str| Err(NoHandshake::Other(why.to_owned()));
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return refuse("a WebSocket begins with GET in HTTP/1.1");
+    }
+    let header = |name| request.headers().get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    if header(SEC_WEBSOCKET_VERSION) != VERSION {
+        return Err(NoHandshake::Version);
+    }
+    // 16 bytes in Base64.
+    let key = header(SEC_WEBSOCKET_KEY).strip_suffix("==").unwrap_or_default();
+    if key.len() != 22 || !key.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'+' || it == b'/') {
+        return refuse("Sec-WebSocket-Key is none");
+    }
+    Ok(())
 }
 
 /// Answers a WebSocket's handshake; then `take` gets the socket, and what arrived with the handshake.
@@ -66,8 +103,10 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) 
 pub fn switch(
     request: &mut Request,
     take: impl FnOnce(TcpStream, Vec<u8>) + Send + 'static,
-) -> Result<Response, WebSocketError> {
-    let (response, upgraded) = fastwebsockets::upgrade::upgrade(request)?;
+) -> Result<Response, NoHandshake> {
+    check(request)?;
+    let upgraded = fastwebsockets::upgrade::upgrade(request);
+    let (response, upgraded) = upgraded.map_err(|error| NoHandshake::Other(error.to_string()))?;
     tokio::spawn(async move {
         let socket = match upgraded.await {
             Ok(socket) => socket.into_inner(),

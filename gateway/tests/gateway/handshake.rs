@@ -114,6 +114,17 @@ async fn only_websockets_of_known_origins_come_in() {
     let post = answer(world.bare(&gateway, Method::POST, "/ws").bearer_auth(&token)).await;
     assert_eq!((post.status, post.code()), (405, "method_not_allowed"));
     assert!(post.headers["allow"].to_str().unwrap().contains("GET"));
+    // What is not quite a handshake is none.
+    let shake = async |method, version: &str, key: &str| {
+        let request = world.bare(&gateway, method, "/ws").bearer_auth(&token).header("connection", "Upgrade");
+        let request = request.header("upgrade", "websocket").header("sec-websocket-key", key);
+        answer(request.header("sec-websocket-version", version)).await
+    };
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let other = shake(Method::GET, "8", key).await;
+    assert_eq!((other.status, &other.headers["sec-websocket-version"]), (426, &"13".parse().unwrap()));
+    assert_eq!(shake(Method::GET, "13", "short").await.status, 400);
+    assert_eq!(shake(Method::HEAD, "13", key).await.status, 400);
 }
 
 #[tokio::test]
