@@ -18,7 +18,7 @@ use super::{
     session::Session,
     state::{Stage, Who},
 };
-use crate::{clock, server::Gateway};
+use crate::{clock, server::Gateway, session::sweep};
 
 /// How long a polling client may take to fetch the goodbye, in seconds.
 const LINGER: u32 = 5;
@@ -65,17 +65,19 @@ impl Sessions {
 pub async fn sweep(gateway: Arc<Gateway>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut swept = clock::seconds();
     loop {
         tick.tick().await;
+        let since = std::mem::replace(&mut swept, clock::seconds());
         for session in gateway.socketio.list() {
-            look_at(&gateway, &session);
+            look_at(&gateway, &session, since, swept);
         }
     }
 }
 
-fn look_at(gateway: &Arc<Gateway>, session: &Session) {
+/// `since`: when sessions were looked at last, in node seconds.
+fn look_at(gateway: &Arc<Gateway>, session: &Session, since: u32, now: u32) {
     let limits = &gateway.chat.config.limits;
-    let now = clock::seconds();
     let is_stranger = matches!(*session.who.lock(), Who::Stranger { .. });
     if is_stranger && now.saturating_sub(session.born) > limits.handshake_seconds {
         return session.end(gateway);
@@ -96,7 +98,7 @@ fn look_at(gateway: &Arc<Gateway>, session: &Session) {
         }
         return;
     }
-    if session.number % limits.ping_seconds == now % limits.ping_seconds {
+    if sweep::has_come(session.number % limits.ping_seconds, limits.ping_seconds, since, now) {
         session.pipe.send_control(PING);
     }
 }
