@@ -171,7 +171,7 @@ pub(crate) async fn measure(options: Options, connecting: usize) -> anyhow::Resu
 async fn connect(addr: SocketAddr, seat: u32, tally: &Arc<Tally>) -> Result<Arc<client::Conn>, String> {
     let stream = client::open_tcp(addr, limits::source(seat as usize, addr)).await?;
     let (member, _) = Member::new(seat, tally.clone(), None);
-    Ok(client::start(Opened { stream, early: Vec::new() }, member))
+    Ok(client::start(Opened { stream, early: Vec::new(), socketio: None }, member))
 }
 
 /// The rest of the server's next line, which begins as given.

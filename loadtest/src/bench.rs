@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     own_stack::OwnStack,
-    target::{self, Gateway},
+    target::{self, Gateway, Protocol},
     tokens::Signer,
 };
 
@@ -37,6 +37,9 @@ pub(crate) struct Target {
     /// conversations; without it they are new.
     #[arg(long, global = true, value_name = "TEXT")]
     prefix: Option<String>,
+    /// What sockets speak.
+    #[arg(long, global = true, default_value = "native", value_name = "PROTOCOL")]
+    protocol: Protocol,
     /// Handshakes under way at once.
     #[arg(long, global = true, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     connecting: u16,
@@ -93,7 +96,7 @@ impl Bench {
             urls = noted_urls;
             pids = if pids.is_empty() { noted_pids } else { pids };
         }
-        let gateways = urls.iter().map(|url| Gateway::parse(url)).collect::<anyhow::Result<_>>()?;
+        let gateways = urls.iter().map(|url| Gateway::parse(url, target.protocol)).collect::<anyhow::Result<_>>()?;
         let prefix = target.prefix.unwrap_or_else(|| format!("load-{:08x}", rand::random::<u32>()));
         let connecting = usize::from(target.connecting);
         let signer = Signer::new(&secret, TOKEN_SECONDS);
@@ -119,9 +122,9 @@ impl Bench {
         Ok(&self.pids)
     }
 
-    /// The gateways' URLs.
+    /// The gateways' URLs: where sockets connect.
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.gateways.iter().map(|gateway| gateway.url.clone()).collect()
+        self.gateways.iter().map(Gateway::url).collect()
     }
 
     /// A file of this name in the data folder, or here where there is none.

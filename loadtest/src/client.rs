@@ -5,6 +5,7 @@ mod conn;
 mod frame;
 mod handshake;
 mod session;
+mod socketio;
 
 pub(crate) use self::{
     conn::{Conn, Ended, Listener, start},

@@ -145,7 +145,7 @@ pub(crate) async fn run(bench: &Bench, options: Options) -> anyhow::Result<bool>
 
     let seconds = back.map(|back| Duration::from_nanos(back - killed).as_secs_f64());
     let storm = Storm {
-        killed: bench.gateways[0].url.clone(),
+        killed: bench.gateways[0].url(),
         people: away,
         seconds,
         connects_per_second: seconds.map(|seconds| away as f64 / seconds),

@@ -11,23 +11,41 @@ use anyhow::{Context, bail};
 /// What a gateway's URL looks like.
 const EXAMPLE: &str = "ws://127.0.0.1:8080/ws";
 
+/// How sockets speak with a gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Protocol {
+    #[default]
+    Native,
+    /// Socket.IO 5 over a WebSocket.
+    Socketio,
+}
+
+impl Protocol {
+    /// Where a gateway answers.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Native => "/ws",
+            Self::Socketio => "/socket.io/",
+        }
+    }
+}
+
 /// One gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gateway {
-    /// As given: `ws://host:port/ws`.
-    pub(crate) url: String,
     pub(crate) addr: SocketAddr,
     /// `host:port`, for the `Host` header.
     pub(crate) authority: String,
     pub(crate) path: String,
+    pub(crate) protocol: Protocol,
 }
 
 impl Gateway {
-    /// Reads `ws://host[:port][/path]`; the path is `/ws` unless given.
+    /// Reads `ws://host[:port][/path]`; without a path, or with another protocol's, it is the protocol's own.
     ///
     /// # Errors
     /// If it is no such URL, or the host has no address.
-    pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str, protocol: Protocol) -> anyhow::Result<Self> {
         let rest = match url.split_once("://") {
             Some(("ws" | "http", rest)) => rest,
             Some(("wss" | "https", _)) => {
@@ -46,8 +64,13 @@ impl Gateway {
             .with_context(|| url.to_owned())?
             .next()
             .with_context(|| format!("{url}: the host has no address"))?;
-        let path = if path == "/" { "/ws" } else { path };
-        Ok(Self { url: url.to_owned(), addr, authority, path: path.to_owned() })
+        let path = if matches!(path, "/" | "/ws") { protocol.path() } else { path };
+        Ok(Self { addr, authority, path: path.to_owned(), protocol })
+    }
+
+    /// Where its sockets connect.
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}{}", self.authority, self.path)
     }
 
     /// A URL of the REST API, on the same port.
@@ -107,13 +130,17 @@ mod tests {
 
     #[test]
     fn urls_name_an_address_and_a_path() {
-        let gateway = Gateway::parse("ws://127.0.0.1:9000").unwrap();
+        let parse = |url| Gateway::parse(url, Protocol::Native);
+        let gateway = parse("ws://127.0.0.1:9000").unwrap();
         assert_eq!((gateway.addr, gateway.path.as_str()), (([127, 0, 0, 1], 9000).into(), "/ws"));
         assert_eq!(gateway.http("/livez"), "http://127.0.0.1:9000/livez");
-        let gateway = Gateway::parse("ws://127.0.0.1/chat/ws").unwrap();
+        let gateway = parse("ws://127.0.0.1/chat/ws").unwrap();
         assert_eq!((gateway.authority.as_str(), gateway.path.as_str()), ("127.0.0.1:80", "/chat/ws"));
         for bad in ["wss://127.0.0.1:1", "127.0.0.1:1", "ws://:x:/", ""] {
-            assert!(Gateway::parse(bad).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        for url in ["ws://127.0.0.1:9000", "ws://127.0.0.1:9000/ws"] {
+            assert_eq!(Gateway::parse(url, Protocol::Socketio).unwrap().path, "/socket.io/");
         }
     }
 

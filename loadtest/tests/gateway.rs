@@ -116,6 +116,29 @@ async fn room_and_idle_measure_the_process() {
 }
 
 #[tokio::test]
+async fn the_same_is_measured_over_socketio() {
+    let world = World::start().await;
+    let socketio = ["--slo-ms", "60000", "--protocol", "socketio"];
+    let latency = ["latency", "--people", "20", "--rate", "40", "--seconds", "2"];
+    let (output, result) = world.loadtest(&[&latency[..], &socketio[..]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(result["gateways"][0].as_str().unwrap().ends_with("/socket.io/"), "{}", result["gateways"]);
+    let messages = &result["messages"];
+    assert_eq!((&messages["sent"], &messages["acked"], &messages["received"]), (&80.into(), &80.into(), &160.into()));
+    for none in ["refused", "unanswered", "missing", "doubled", "out_of_order", "gaps"] {
+        assert_eq!(messages[none], 0, "{none}");
+    }
+    assert_eq!(messages["closed"].as_object().map(serde_json::Map::len), Some(0), "{}", messages["closed"]);
+
+    let goose = ["goose", "--users", "8", "--scenarios", "day,room", "--room", "4", "--increase-rate", "16"];
+    let time = ["--seconds", "3", "--think-min", "0.05", "--think-max", "0.1", "--slo-ms", "60000"];
+    let world = World::of(1, "0").await;
+    let (output, result) = world.loadtest(&[&goose[..], &time[..], &["--protocol", "socketio"][..]].concat()).await;
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(result["requests"]["WS join"]["succeeded"].as_u64() > Some(0), "{}", result["requests"]);
+}
+
+#[tokio::test]
 async fn a_killed_gateway_loses_nothing() {
     let world = World::of(2, "0").await;
     let storm = ["storm", "--people", "40", "--rate", "40", "--seconds", "12", "--kill-after", "2"];

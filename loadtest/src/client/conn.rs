@@ -16,6 +16,7 @@ use tokio::{io::Interest, net::TcpStream, sync::Notify};
 use super::{
     Opened,
     frame::{self, Frame, Opcode},
+    socketio::{self, Packet},
 };
 use crate::clock;
 
@@ -25,6 +26,8 @@ const READ: usize = 64 * 1_024;
 thread_local! {
     /// One for all sockets of a thread: an idle socket keeps none.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    /// The same for what is translated.
+    static TRANSLATED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Hears what comes on one socket. Runs on the socket's task; must not block.
@@ -66,6 +69,8 @@ pub(crate) struct Conn {
     wake: Notify,
     mask: AtomicU32,
     leaving: AtomicBool,
+    /// What it says first, if it speaks Socket.IO.
+    socketio: Option<Vec<u8>>,
 }
 
 /// Starts the task of an open socket.
@@ -76,13 +81,14 @@ pub(crate) fn start(opened: Opened, listener: impl Listener) -> Arc<Conn> {
         wake: Notify::new(),
         mask: AtomicU32::new(0x9E37_79B9),
         leaving: AtomicBool::new(false),
+        socketio: opened.socketio,
     });
     tokio::spawn(drive(conn.clone(), opened.early, listener));
     conn
 }
 
 impl Conn {
-    /// Sends a text frame, or queues it if the kernel has no room.
+    /// Sends a native command, or queues it if the kernel has no room.
     ///
     /// # Errors
     /// If the socket is broken or being closed.
@@ -90,7 +96,11 @@ impl Conn {
         if self.leaving.load(Ordering::Acquire) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        self.write(Opcode::Text, json)
+        if self.socketio.is_none() {
+            return self.write(Opcode::Text, json);
+        }
+        let packet = socketio::command(json).ok_or(io::ErrorKind::InvalidInput)?;
+        self.write(Opcode::Text, &packet)
     }
 
     /// Says goodbye; the task ends once the server has answered.
@@ -221,7 +231,10 @@ fn hear(
             Err(violation) => return Err(Ended::Broken(violation.0.into())),
         };
         match frame {
-            Frame::Text(json) => listener.text(conn, json, size, at),
+            Frame::Text(text) => match &conn.socketio {
+                None => listener.text(conn, text, size, at),
+                Some(greeting) => translated(conn, greeting, text, size, at, listener)?,
+            },
             Frame::Ping(payload) => {
                 let _ = conn.write(Opcode::Pong, payload);
             }
@@ -237,6 +250,27 @@ fn hear(
     }
     *partial = bytes[taken..].to_vec();
     Ok(())
+}
+
+/// Hears a text of Socket.IO.
+fn translated(
+    conn: &Arc<Conn>,
+    greeting: &[u8],
+    text: &[u8],
+    size: usize,
+    at: u64,
+    listener: &mut impl Listener,
+) -> Result<(), Ended> {
+    TRANSLATED.with_borrow_mut(|frame| {
+        match socketio::read(text, frame) {
+            Packet::Frame => listener.text(conn, frame, size, at),
+            Packet::Open => drop(conn.write(Opcode::Text, greeting)),
+            Packet::Ping => drop(conn.write(Opcode::Text, socketio::PONG)),
+            Packet::Refused => return Err(Ended::Broken("connect_error".into())),
+            Packet::Nothing => {}
+        }
+        Ok(())
+    })
 }
 
 fn broken(conn: &Conn, error: &io::Error) -> Ended {

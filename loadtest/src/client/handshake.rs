@@ -13,7 +13,8 @@ use tokio::{
     time::timeout,
 };
 
-use crate::target::Gateway;
+use super::socketio;
+use crate::target::{Gateway, Protocol};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 8 * 1_024;
@@ -27,6 +28,8 @@ pub(crate) struct Opened {
     pub(crate) stream: TcpStream,
     /// What came right behind the handshake.
     pub(crate) early: Vec<u8>,
+    /// What is to be said first, if it speaks Socket.IO.
+    pub(crate) socketio: Option<Vec<u8>>,
 }
 
 /// Connects, from `source` if one is given.
@@ -55,9 +58,16 @@ pub(crate) async fn open_tcp(addr: SocketAddr, source: Option<Ipv4Addr>) -> Resu
 /// As [`open_tcp`]; `http 401` and the like for a refusal.
 pub(crate) async fn open(gateway: &Gateway, source: Option<Ipv4Addr>, token: &str) -> Result<Opened, String> {
     let mut stream = open_tcp(gateway.addr, source).await?;
+    let (query, headers, subprotocol) = match gateway.protocol {
+        Protocol::Native => {
+            let headers = format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\nAuthorization: Bearer {token}\r\n");
+            ("", headers, Some(SUBPROTOCOL))
+        }
+        Protocol::Socketio => ("?EIO=4&transport=websocket", String::new(), None),
+    };
     let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\nAuthorization: Bearer {token}\r\n\r\n",
+        "GET {}{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{headers}\r\n",
         gateway.path, gateway.authority
     );
     let upgrade = async {
@@ -74,16 +84,17 @@ pub(crate) async fn open(gateway: &Gateway, source: Option<Ipv4Addr>, token: &st
                 return Err("closed in the handshake".into());
             }
         };
-        accepted(&read[..end])?;
+        accepted(&read[..end], subprotocol)?;
         read.drain(..end + 4);
         Ok::<_, String>(read)
     };
     let early = timeout(PATIENCE, upgrade).await.unwrap_or_else(|_| Err("handshake timed out".into()))?;
-    Ok(Opened { stream, early })
+    let socketio = (gateway.protocol == Protocol::Socketio).then(|| socketio::greeting(token));
+    Ok(Opened { stream, early, socketio })
 }
 
-/// Whether a response's head is an upgrade.
-fn accepted(head: &[u8]) -> Result<(), String> {
+/// Whether a response's head is an upgrade, to the subprotocol if there is one.
+fn accepted(head: &[u8], subprotocol: Option<&str>) -> Result<(), String> {
     let head = std::str::from_utf8(head).map_err(|_| "handshake is no text")?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or("without status");
@@ -99,7 +110,7 @@ fn accepted(head: &[u8]) -> Result<(), String> {
     if !has("sec-websocket-accept", ACCEPT) {
         return Err("handshake with a wrong key".into());
     }
-    if !has("sec-websocket-protocol", SUBPROTOCOL) {
+    if subprotocol.is_some_and(|name| !has("sec-websocket-protocol", name)) {
         return Err("handshake with another subprotocol".into());
     }
     Ok(())
@@ -128,10 +139,12 @@ mod tests {
         let good = format!(
             "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {ACCEPT}\r\nsec-websocket-protocol: {SUBPROTOCOL}"
         );
+        let accepted = |head: &[u8]| accepted(head, Some(SUBPROTOCOL));
         assert_eq!(accepted(good.as_bytes()), Ok(()));
         assert_eq!(accepted(b"HTTP/1.1 401 Unauthorized\r\nx: y"), Err("http 401".into()));
         assert!(accepted(good.replace(ACCEPT, "AAAA").as_bytes()).is_err());
         assert!(accepted(good.replace(SUBPROTOCOL, "chat").as_bytes()).is_err());
         assert!(accepted(b"").is_err());
+        assert_eq!(super::accepted(good.replace("chat", "").as_bytes(), None), Ok(()));
     }
 }

@@ -29,7 +29,7 @@ async fn pair(early: Vec<u8>) -> (Arc<Conn>, TcpStream, mpsc::UnboundedReceiver<
     let stream = open_tcp(listener.local_addr().unwrap(), None).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     let (tell, heard) = mpsc::unbounded_channel();
-    (start(Opened { stream, early }, Ear(tell)), server, heard)
+    (start(Opened { stream, early, socketio: None }, Ear(tell)), server, heard)
 }
 
 #[tokio::test]
