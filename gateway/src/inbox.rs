@@ -1,6 +1,8 @@
 //! `conversation_updated`, for people who have not joined: told to the nodes where they are, which tell their sockets.
 //! Presence knows the nodes, so nobody subscribes per user, and people who are offline cost nothing.
 
+mod audience;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Client;
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::audience::{Audience, Audiences};
 use crate::{
     authorise::Membership,
     encode::{Class, Frame},
@@ -69,6 +72,7 @@ pub struct Inbox {
     store: Arc<Store>,
     log: Arc<Log>,
     arrived: mpsc::UnboundedSender<News>,
+    audiences: Audiences,
 }
 
 impl Inbox {
@@ -85,7 +89,8 @@ impl Inbox {
         end: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
         let (arrived, to_tell) = mpsc::unbounded_channel();
-        let inbox = Arc::new(Self { node, client, presence, registry, store, log, arrived });
+        let inbox =
+            Arc::new(Self { node, client, presence, registry, store, log, arrived, audiences: Audiences::default() });
         let news = inbox.client.subscribe(subjects::node_inbox(&inbox.node)).await?;
         for task in [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))] {
             let end = end.clone();
@@ -97,43 +102,69 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// Tells a conversation's participants.
-    pub async fn tell_participants(&self, membership: &Membership, news: News) {
-        let others = membership.participants.iter().map(|it| &it.user_id);
-        // The sender's other devices want to know as well.
-        self.tell(News { users: others.cloned().collect(), ..news }).await;
+    /// Tells a conversation's participants of a message, the sender's other devices too. `last_message` is made only if
+    /// somebody is to hear of it.
+    pub async fn tell_message(
+        &self,
+        membership: &Arc<Membership>,
+        seq: Seq,
+        by: UserId,
+        last_message: impl FnOnce() -> Option<Box<RawValue>>,
+    ) {
+        let conversation_id = membership.conversation_id;
+        let version = (self.registry.changes(), self.presence.version());
+        let audience = self.audiences.of(membership, version, || {
+            self.look_up(conversation_id, false, membership.participants.iter().map(|it| &it.user_id))
+        });
+        if audience.is_empty() {
+            return;
+        }
+        let (reason, last_message) = (Reason::Message, last_message());
+        let news = News { conversation_id, reason, seq, last_message, by: Some(by), users: Vec::new() };
+        self.send(&audience, &news).await;
     }
 
     /// Tells `news.users`, wherever they are.
     pub async fn tell(&self, news: News) {
-        // This node knows its own sockets better than presence, which may not have come round yet.
-        let here: Vec<_> = news.users.iter().filter(|user| self.wants(user, &news)).cloned().collect();
-        if !here.is_empty() {
-            let _ = self.arrived.send(News { users: here, ..news.clone() });
+        let audience = self.look_up(news.conversation_id, news.moves(), news.users.iter());
+        self.send(&audience, &news).await;
+    }
+
+    async fn send(&self, audience: &Audience, news: &News) {
+        if !audience.here.is_empty() {
+            let _ = self.arrived.send(News { users: audience.here.clone(), ..news.clone() });
         }
-        let mut by_node: HashMap<Arc<str>, Vec<UserId>> = HashMap::new();
-        self.presence.each_node_of(&news.users, |user, node| {
-            if *node == self.node {
-                return;
-            }
-            match by_node.get_mut(node) {
-                Some(users) => users.push(user.clone()),
-                None => drop(by_node.insert(node.clone(), vec![user.clone()])),
-            }
-        });
-        for (node, users) in by_node {
-            let news = News { users, ..news.clone() };
+        for (node, users) in &audience.elsewhere {
+            let news = News { users: users.clone(), ..news.clone() };
             if let Ok(payload) = serde_json::to_vec(&news)
-                && let Err(error) = self.client.publish(subjects::node_inbox(&node), payload.into()).await
+                && let Err(error) = self.client.publish(subjects::node_inbox(node), payload.into()).await
             {
                 tracing::debug!(%error, "news not told");
             }
         }
     }
 
-    /// Whether somebody has a socket here to be told on. Whoever has joined on every one gets the event itself.
-    fn wants(&self, user: &UserId, news: &News) -> bool {
-        self.registry.any(user, |conn| news.moves() || !conn.has_joined(news.conversation_id))
+    fn look_up<'a>(
+        &self,
+        conversation: ConversationId,
+        moves: bool,
+        users: impl Iterator<Item = &'a UserId> + Clone,
+    ) -> Audience {
+        let mut audience = Audience::default();
+        // This node knows its own sockets better than presence, which may not have come round yet.
+        audience.here.extend(users.clone().filter(|user| self.wants(user, conversation, moves)).cloned());
+        self.presence.each_node_of(users, |user, node| {
+            if *node != self.node {
+                audience.add_elsewhere(user, node);
+            }
+        });
+        audience
+    }
+
+    /// Whether somebody has a socket here to be told on. Whoever has joined on every one gets the event itself, unless it
+    /// `moves` people.
+    fn wants(&self, user: &UserId, conversation: ConversationId, moves: bool) -> bool {
+        self.registry.any(user, |conn| moves || !conn.has_joined(conversation))
     }
 
     async fn listen(self: Arc<Self>, mut news: async_nats::Subscriber) {
@@ -202,7 +233,7 @@ impl Inbox {
         // Coming and going is told by itself, whatever is said meanwhile.
         let moves = news.moves();
         for user in users {
-            if !self.wants(user, &news) {
+            if !self.wants(user, news.conversation_id, moves) {
                 continue;
             }
             let key = (user.clone(), news.conversation_id);

@@ -114,11 +114,17 @@ impl Presence {
     }
 
     /// Every node of every one of these users, as `look(user, node)`, in one look: rooms have many.
-    pub fn each_node_of(&self, users: &[UserId], mut look: impl FnMut(&UserId, &Arc<str>)) {
+    pub fn each_node_of<'a>(&self, users: impl Iterator<Item = &'a UserId>, mut look: impl FnMut(&UserId, &Arc<str>)) {
         let state = self.state.read();
         for user in users {
             state.users.get(user).into_iter().flatten().for_each(|node| look(user, node));
         }
+    }
+
+    /// How often anybody has come to a node or gone.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.state.read().version
     }
 
     /// All live nodes, this one included.

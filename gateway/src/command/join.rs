@@ -104,7 +104,7 @@ pub async fn join(
         let attached = attach(chat, conn, reference, &room, page).await;
         if attached.is_err() && !room.holds(conn) {
             // Not joined after all: news of it is for this connection.
-            conn.side(|side| side.joined.retain(|it| it.id != room.id));
+            not_joined(chat, conn, room.id);
         }
         if attached? {
             if command.after.is_some() {
@@ -166,7 +166,7 @@ async fn attach(
         if page.full {
             // The rest is asked for with `after`; until then nothing live, which would leave a gap.
             room.leave(conn);
-            conn.side(|side| side.joined.retain(|it| it.id != room.id));
+            not_joined(chat, conn, room.id);
             conn.send(&answer(page, page.cursor, &mut std::iter::empty()));
             return Ok(true);
         }
@@ -174,6 +174,7 @@ async fn attach(
             side.joined.retain(|it| it.id != room.id);
             side.joined.push(room.clone());
         });
+        chat.registry.changed();
         match room.attach(conn, page.cursor, |live, head| answer(page, head, live)) {
             Glance::Attached => {
                 if conn.is_gone() {
@@ -182,13 +183,18 @@ async fn attach(
                 return Ok(true);
             }
             Glance::Closed => {
-                conn.side(|side| side.joined.retain(|it| it.id != room.id));
+                not_joined(chat, conn, room.id);
                 return Ok(false);
             }
             Glance::Behind { head } => catch_up(chat, room, page, head).await?,
             Glance::Ahead => fall_back(chat, room, page).await?,
         }
     }
+}
+
+fn not_joined(chat: &Chat, conn: &Conn, conversation: ConversationId) {
+    conn.side(|side| side.joined.retain(|room| room.id != conversation));
+    chat.registry.changed();
 }
 
 /// The client was on a node that was a moment ahead of this one, or it names a place that the log never reached.
@@ -267,6 +273,7 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
     });
     if let Some(room) = room {
         room.leave(conn);
+        chat.registry.changed();
     }
     if let Some(typed) = typed {
         typing::end(chat, &conn.identity, typed).await;

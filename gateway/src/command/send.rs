@@ -13,15 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::sent::Sent;
-use crate::{
-    app::Chat,
-    authorise,
-    budget::Entrance,
-    encode, history,
-    inbox::{News, Reason},
-    log::Entry,
-    metrics, validate,
-};
+use crate::{app::Chat, authorise, budget::Entrance, encode, history, log::Entry, metrics, validate};
 
 /// JetStream has the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -89,15 +81,7 @@ pub async fn send(
 
     let (chat, by) = (chat.clone(), who.user_id.clone());
     tokio::spawn(async move {
-        let news = News {
-            conversation_id,
-            reason: Reason::Message,
-            seq: appended.seq,
-            last_message: as_seen(&event, appended.seq),
-            by: Some(by),
-            users: Vec::new(),
-        };
-        chat.inbox.tell_participants(&membership, news).await;
+        chat.inbox.tell_message(&membership, appended.seq, by, || as_seen(&event, appended.seq)).await;
     });
     Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
 }

@@ -14,6 +14,8 @@ pub(super) struct State {
     pub(super) users: HashMap<UserId, Vec<Arc<str>>>,
     /// When each node's lease was last seen.
     pub(super) nodes: HashMap<Arc<str>, Instant>,
+    /// How often `users` has changed.
+    pub(super) version: u64,
 }
 
 impl State {
@@ -23,6 +25,7 @@ impl State {
         let first = nodes.is_empty();
         if !nodes.contains(&node) {
             nodes.push(node);
+            self.version += 1;
         }
         first
     }
@@ -31,6 +34,7 @@ impl State {
     pub(super) fn remove(&mut self, user: &UserId, node: &str) -> bool {
         let Some(nodes) = self.users.get_mut(user) else { return false };
         nodes.retain(|it| **it != *node);
+        self.version += 1;
         let last = nodes.is_empty();
         if last {
             self.users.remove(user);

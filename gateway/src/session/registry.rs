@@ -23,6 +23,7 @@ pub struct Registry {
     hasher: RandomState,
     next_id: AtomicU64,
     count: AtomicUsize,
+    changes: AtomicU64,
 }
 
 impl Default for Registry {
@@ -32,6 +33,7 @@ impl Default for Registry {
             hasher: RandomState::new(),
             next_id: AtomicU64::new(1),
             count: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
         }
     }
 }
@@ -53,6 +55,17 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// How often a connection has come or gone, has joined a conversation or left one.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A connection has joined a conversation or left one; told after it has.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Adds a connection; `most` a user (0: any number): the oldest makes room, asked before the next one is counted.
     ///
     /// # Returns
@@ -64,6 +77,7 @@ impl Registry {
         let is_first = conns.is_empty();
         conns.push(conn.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.changed();
         let mut staying = conns.iter().filter(|conn| !conn.is_leaving());
         if most > 0
             && let Some(oldest) = staying.next()
@@ -85,6 +99,7 @@ impl Registry {
         let Some(place) = conns.iter().position(|it| it.id == conn.id) else { return false };
         conns.remove(place);
         self.count.fetch_sub(1, Ordering::Relaxed);
+        self.changed();
         let was_last = conns.is_empty();
         if was_last {
             shard.remove(user);

@@ -1,8 +1,9 @@
 //! From the gateway's frames to what a Socket.IO client hears: `type` is the event's name, the rest its argument, moved
 //! as bytes. An answer goes to the client's callback, if it gave one.
 
-use std::collections::VecDeque;
+use std::{cell::RefCell, collections::VecDeque};
 
+use bytes::Bytes;
 use partyline_shared::ids::ClientId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,6 +12,12 @@ use crate::encode::{Class, Frame};
 
 /// Messages whose `temp_id` a connection remembers until it has seen them.
 const TEMP_IDS: usize = 32;
+
+thread_local! {
+    /// The frame that was translated last and became the same for everybody, and what it became: the members of a room
+    /// hear a frame one after the other, so that it is translated once for all of them.
+    static LATEST: RefCell<Option<(Bytes, Frame)>> = const { RefCell::new(None) };
+}
 
 /// Whom the command in hand is answered to.
 #[derive(Debug, Default)]
@@ -75,9 +82,13 @@ impl Voice {
             }
             b"new_message" => {
                 let temp_id = self.seen(frame.text());
-                into.push(self::event(kind, &[&temp_id, fields], class));
+                into.push(if temp_id.is_empty() {
+                    for_everybody(frame, kind, fields)
+                } else {
+                    self::event(kind, &[&temp_id, fields], class)
+                });
             }
-            _ => into.push(self::event(kind, &[fields], class)),
+            _ => into.push(for_everybody(frame, kind, fields)),
         }
     }
 
@@ -131,6 +142,19 @@ fn split(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = rest.iter().position(|byte| *byte == b'"')?;
     let fields = rest[end + 1..].strip_suffix(b"}")?;
     Some((&rest[..end], fields.strip_prefix(b",").unwrap_or(fields)))
+}
+
+/// An event with a frame's fields as they are.
+fn for_everybody(frame: &Frame, kind: &[u8], fields: &[u8]) -> Frame {
+    LATEST.with_borrow_mut(|latest| match latest {
+        // The one that is held keeps its memory: no other frame lies there.
+        Some((wire, heard)) if std::ptr::eq(&wire[..], &frame.wire()[..]) => heard.clone(),
+        _ => {
+            let heard = event(kind, &[fields], frame.class());
+            *latest = Some((frame.wire().clone(), heard.clone()));
+            heard
+        }
+    })
 }
 
 /// An event with one object, made of `fields`; those that are empty fall out.
@@ -220,6 +244,22 @@ mod tests {
             [format!("42[\"new_message\",{{\"temp_id\":17,\"client_id\":\"{id}\"}}]")]
         );
         assert_eq!(heard(&mut voice, &message), [bare]);
+    }
+
+    #[test]
+    fn a_room_hears_one_translation() {
+        let frame = Frame::json(b"{\"type\":\"new_message\",\"seq\":1}", Class::Durable);
+        let heard = |frame: &Frame| {
+            let mut frames = Vec::new();
+            Voice::default().translate(frame, &mut frames);
+            frames.remove(0).wire().clone()
+        };
+        let first = heard(&frame);
+        assert_eq!(heard(&frame).as_ptr(), first.as_ptr());
+        let same = Frame::json(frame.text(), Class::Durable);
+        let again = heard(&same);
+        assert_ne!(again.as_ptr(), first.as_ptr());
+        assert_eq!(again, first);
     }
 
     #[test]

@@ -166,3 +166,33 @@ async fn news_comes_of_conversations_that_are_not_joined() {
     bob.find(|it| it["type"] == "conversation_updated" && it["last_message"]["content"] == "message 4").await;
     assert_eq!(bob.held("new_message").len(), 0);
 }
+
+#[tokio::test]
+async fn in_a_large_conversation_too_news_comes_to_whoever_has_not_joined() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let people: Vec<String> =
+        ["ann", "bob", "cat"].map(Into::into).into_iter().chain((0..40).map(|n| format!("p{n}"))).collect();
+    let chat = world.group(&one, &people.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let is_news =
+        |it: &Value, content: &str| it["type"] == "conversation_updated" && it["last_message"]["content"] == content;
+    let mut ann = world.person(&one, "ann").await;
+    ann.join(&chat).await;
+    // Nobody is to be told: that is remembered, and must be forgotten each time that somebody comes, joins or leaves.
+    ann.send(&chat, "to nobody").await;
+    let mut bob = world.person(&one, "bob").await;
+    ann.send(&chat, "bob is here").await;
+    bob.find(|it| is_news(it, "bob is here")).await;
+    bob.join(&chat).await;
+    ann.send(&chat, "bob has joined").await;
+    bob.find(|it| it["type"] == "new_message" && it["content"] == "bob has joined").await;
+    bob.get("left", json!({ "type": "leave_conversation", "conversation_id": chat })).await;
+    ann.send(&chat, "bob has left").await;
+    bob.find(|it| is_news(it, "bob has left")).await;
+    assert!(!bob.held.iter().any(|it| is_news(it, "bob has joined")));
+
+    let mut cat = world.person(&two, "cat").await;
+    ann.find(|it| it["type"] == "presence" && it["user_id"] == "cat" && it["online"] == true).await;
+    ann.send(&chat, "cat is elsewhere").await;
+    cat.find(|it| is_news(it, "cat is elsewhere")).await;
+}
