@@ -1,6 +1,6 @@
 /**
  * Pictures of the chat page for the documentation, in `docs/images`: a customer and three vendors really talk, over a
- * stack of their own. `make screenshots` runs it.
+ * stack of their own. `make screenshots` runs it, on a machine with a font for emoji (Debian's fonts-noto-color-emoji).
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
