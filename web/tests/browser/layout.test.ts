@@ -1,13 +1,15 @@
-import type { Page } from "playwright-core";
+import type { Locator, Page } from "playwright-core";
 import { expect } from "vitest";
 import { test } from "./fixtures.ts";
-import { say } from "./stack.ts";
+import { call, say } from "./stack.ts";
+import type { ChatWindow } from "./window.ts";
 
 test("scrolling up brings what is older, without a jump", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
   const all = Array.from({ length: 120 }, (_, index) => `message ${index + 1}`);
   for (const content of all) {
     await say(stack, conversation, vendor, content);
   }
+  await call(stack, customer, "POST", `conversations/${conversation}/mark_read/`);
   const casey = await open({ person: customer, conversation });
   await expect.poll(async () => (await casey.contents()).at(-1)).toBe(all.at(-1));
   const log = casey.page.getByTestId("log");
@@ -37,18 +39,23 @@ test("scrolling up brings what is older, without a jump", async ({ open, stack, 
   await expect.poll(async () => (await casey.contents()).at(-1)).toBe("news");
 });
 
-test("more unread than fits opens at its beginning, and is read at its end, which stays in sight", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+/** How far below the upper edge of the log the divider of what is unread stands. */
+async function dividerFromTop({ page }: ChatWindow): Promise<number> {
+  const top = async (locator: Locator) => (await locator.boundingBox())?.y ?? Number.NaN;
+  return (await top(page.locator(".pl-new"))) - (await top(page.getByTestId("log")));
+}
+
+test("more unread than fits opens at its beginning, and is read as it comes into sight; the end stays in sight", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
   await say(stack, conversation, customer, "Hello?");
   for (let count = 1; count <= 25; count++) await say(stack, conversation, vendor, `unread ${count}`);
   const casey = await open({ person: customer, conversation });
-  const divider = casey.page.locator(".pl-new");
-  await divider.waitFor();
-  const log = casey.page.getByTestId("log");
-  const fromTop = async () => ((await divider.boundingBox())?.y ?? 0) - ((await log.boundingBox())?.y ?? 0);
-  await expect.poll(fromTop).toBeLessThan(20);
-  expect(await fromTop()).toBeGreaterThanOrEqual(0);
-  expect(await casey.unread("Vera")).toBe("25");
-  await casey.page.getByRole("button", { name: "To the newest message" }).click();
+  await casey.page.locator(".pl-new").waitFor();
+  await expect.poll(() => dividerFromTop(casey)).toBeLessThan(20);
+  expect(await dividerFromTop(casey)).toBeGreaterThanOrEqual(0);
+  // About a dozen have room.
+  await expect.poll(async () => Number(await casey.unread("Vera"))).toBeLessThan(20);
+  expect(Number(await casey.unread("Vera"))).toBeGreaterThan(5);
+  await casey.page.getByRole("button", { name: /^\d+ new messages: to the end$/ }).click();
   await expect.poll(() => casey.unread("Vera")).toBe("");
 
   const vera = await open({ person: vendor, conversation });
@@ -61,6 +68,54 @@ test("more unread than fits opens at its beginning, and is read at its end, whic
   await casey.send("long ".repeat(60));
   await vera.row("long long").waitFor();
   await expect.poll(isAtEnd).toBe(true);
+});
+
+test("more unread than a page holds opens at its beginning, and is read as far as one reads", { timeout: 60_000 }, async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  const unread = async () => (await call<{ unread_count: number }>(stack, customer, "GET", `conversations/${conversation}/`)).unread_count;
+  await say(stack, conversation, customer, "Hello?");
+  for (let index = 1; index <= 120; index++) await say(stack, conversation, vendor, `unread ${index} of 120`);
+  const casey = await open({ person: customer, conversation });
+  await casey.row("unread 1 of 120").locator(".pl-new").waitFor();
+  await expect.poll(() => dividerFromTop(casey)).toBeLessThan(60);
+  await expect.poll(unread).toBeLessThan(115);
+  expect(await unread()).toBeGreaterThan(100);
+
+  await casey.page.getByTestId("log").hover();
+  await casey.page.mouse.wheel(0, 1_500);
+  await expect.poll(unread).toBeLessThan(90);
+  // What comes into sight within a moment is told together.
+  await casey.page.waitForTimeout(1_000);
+  const left = await unread();
+  expect(left).toBeGreaterThan(40);
+  await casey.page.reload();
+  await casey.row(`unread ${120 - left + 1} of 120`).locator(".pl-new").waitFor();
+  await expect.poll(() => dividerFromTop(casey)).toBeLessThan(60);
+  await casey.page.getByRole("button", { name: /new messages: to the end$/ }).click();
+  await expect.poll(unread).toBe(0);
+});
+
+test("far more unread opens at its end, where nothing is read unseen, and leads to its beginning by keyboard", { timeout: 60_000 }, async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  const unread = async () => (await call<{ unread_count: number }>(stack, customer, "GET", `conversations/${conversation}/`)).unread_count;
+  await say(stack, conversation, customer, "Hello?");
+  // On a phone these are higher than they are taken for before they are drawn.
+  for (let index = 1; index <= 310; index++) await say(stack, conversation, vendor, `unread ${index} of 310, in two lines or three`);
+  const casey = await open({ person: customer, conversation, viewport: { width: 320, height: 700 }, isMobile: true, hasTouch: true });
+  const { page } = casey;
+  await casey.row("unread 310 of 310").waitFor();
+  await page.locator(".pl-unread", { hasText: "310 unread" }).waitFor();
+  await page.waitForTimeout(1_000);
+  expect(await unread()).toBe(310);
+  await page.getByRole("button", { name: "To the first" }).press("Enter");
+  await casey.row("unread 1 of 310").locator(".pl-new").waitFor();
+  await expect.poll(() => dividerFromTop(casey)).toBeLessThan(60);
+  expect(await page.locator(".pl-unread").count()).toBe(0);
+  await page.keyboard.press("ArrowDown");
+  await expect.poll(() => page.evaluate(() => document.activeElement?.textContent)).toContain("unread 1 of 310");
+  const inSight = await page.getByTestId("log").evaluate((log) => {
+    const bottom = log.getBoundingClientRect().bottom;
+    return [...log.querySelectorAll(".pl-row")].filter((row) => row.textContent?.includes("unread") && row.getBoundingClientRect().bottom <= bottom).length;
+  });
+  await expect.poll(unread).toBe(310 - inSight);
 });
 
 /** Everything that sticks out of a window to the side. */

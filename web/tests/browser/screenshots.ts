@@ -1,6 +1,6 @@
 /**
  * Pictures of the chat page for the documentation, in `docs/images`: a customer and three vendors really talk, over a
- * stack of their own. `make screenshots` runs it.
+ * stack of their own. `make screenshots` runs it, on a machine with a font for emoji (Debian's fonts-noto-color-emoji).
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -8,8 +8,8 @@ import { call, converse, type Person, person, say, Stack } from "./stack.ts";
 import { ChatWindow, launch } from "./window.ts";
 
 const FOLDER = join(import.meta.dirname, "../../../docs/images");
-const PHONE = { viewport: { width: 412, height: 860 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
-const DESKTOP = { viewport: { width: 1200, height: 780 }, deviceScaleFactor: 1.5 };
+const PHONE = { viewport: { width: 412, height: 892 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+const DESKTOP = { viewport: { width: 1200, height: 826 }, deviceScaleFactor: 1.5 };
 
 const stack = await Stack.start();
 const browser = await launch();
@@ -71,7 +71,7 @@ async function furnish(maya: Person, ember: Person): Promise<string> {
 
   const id = await converse(info, maya, ember);
   const talk = (who: Person, content: string, more: object = {}) => say(info, id, who, content, more);
-  await talk(maya, "Hi! We're 80 guests on Saturday 14 June. Is the late summer menu still possible?");
+  await talk(maya, "Hi! We're 80 guests on Saturday 12 June. Is the late summer menu still possible?");
   await talk(ember, "Hello Maya! It is, and we kept the date for you. Any allergies?");
   const allergies = await talk(maya, "Two guests eat gluten-free, one is allergic to nuts.");
   await talk(ember, "No problem, the whole menu works without nuts: https://oakandember.example/menu", { reply_to: allergies.seq });
@@ -86,7 +86,7 @@ async function furnish(maya: Person, ember: Person): Promise<string> {
   await talk(maya, "That's within our budget 🎉");
   await talk(ember, "Your date is booked.", {
     message_type: "booking_update",
-    metadata: { title: "Lindqvist summer party", status: "confirmed", starts_at: "2027-06-14", reference: "Booking OE-2231" },
+    metadata: { title: "Lindqvist summer party", status: "confirmed", starts_at: "2027-06-12", reference: "Booking OE-2231" },
   });
   await talk(maya, "Can you bring the long tables as well?");
 

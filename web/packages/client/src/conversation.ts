@@ -134,9 +134,9 @@ export class Conversation extends Observable<ConversationSnapshot> {
     }
   };
 
-  /** I have seen all that is held. Told four times a second at most, and only if it is news. */
-  readonly markRead = (): void => {
-    const seq = this.#timeline.lastSeqOfOthers(this.#me);
+  /** I have seen what is held, up to this `seq` if one is given. Told four times a second at most, and only if it is news. */
+  readonly markRead = (upTo?: number): void => {
+    const seq = this.#timeline.lastSeqOfOthers(this.#me, upTo);
     if (this.#joining.phase === "live" && seq > this.#members.marker(this.#me)) this.#reading.see(seq);
   };
 

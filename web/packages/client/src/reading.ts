@@ -13,7 +13,7 @@ export class Reading {
   }
 
   see(seq: number): void {
-    this.#seen = seq;
+    this.#seen = Math.max(this.#seen, seq);
     if (this.#timer === undefined) this.#next();
   }
 

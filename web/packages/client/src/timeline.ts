@@ -99,9 +99,9 @@ export class Timeline {
     return this.messages.findLast((message) => message.seq === seq);
   }
 
-  /** The newest message of somebody else's; 0 if none is held. */
-  lastSeqOfOthers(me: string): number {
-    return this.messages.findLast((message) => message.sender_id !== me)?.seq ?? 0;
+  /** The newest message of somebody else's, up to that place; 0 if none is held. */
+  lastSeqOfOthers(me: string, upTo = Number.POSITIVE_INFINITY): number {
+    return this.messages.findLast((message) => message.sender_id !== me && message.seq <= upTo)?.seq ?? 0;
   }
 
   #trim(): void {

@@ -30,11 +30,14 @@ export class TypingState {
   hear({ user_id, username, is_typing }: Typing): void {
     this.end(user_id);
     if (!is_typing) return;
-    const timer = setTimeout(() => {
-      this.end(user_id);
-      this.#onChange();
-    }, LASTS_MS);
-    this.#others.set(user_id, { user_id, username, timer });
+    this.#others.set(user_id, {
+      user_id,
+      username,
+      timer: setTimeout(() => {
+        this.end(user_id);
+        this.#onChange();
+      }, LASTS_MS),
+    });
   }
 
   /** They stopped, or sent what they typed. */
@@ -57,7 +60,7 @@ export class TypingState {
   }
 
   clear(): void {
-    for (const userId of [...this.#others.keys()]) this.end(userId);
+    for (const userId of this.#others.keys()) this.end(userId);
     this.#toldAt = 0;
   }
 }

@@ -374,6 +374,17 @@ describe("reading", () => {
     expect([marks(), snapshot().readMarkers.get(ME)]).toEqual([[2, 5], 5]);
   });
 
+  it("is told as far as was seen, if that is less than what is held", async () => {
+    await open(4, [newMessage(1), newMessage(2), newMessage(3, { sender_id: ME }), newMessage(4)]);
+    // The third is mine: the second is what was read of the others.
+    conversation.markRead(3);
+    conversation.markRead(4);
+    // Scrolling back takes nothing of it away.
+    conversation.markRead(1);
+    await vi.advanceTimersByTimeAsync(250);
+    expect(marks()).toEqual([2, 4]);
+  });
+
   it("waits for all that came before, and is told again if it was lost", async () => {
     const socket = await open(3);
     conversation.markRead();

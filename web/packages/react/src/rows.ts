@@ -36,10 +36,12 @@ export class Rows {
   private held = new Map<string, Row>();
   private readonly days = new WeakMap<ChatMessage, string>();
 
-  of({ messages, hasOlder, markers, readUpTo }: Log): Row[] {
+  of(log: Log): Row[] {
+    const { messages, hasOlder, markers } = log;
     const next = new Map<string, Row>();
     const bySeq = new Map(messages.map((message) => [message.seq, message]));
-    const unread = unreadStart(messages, hasOlder, readUpTo);
+    // Nothing is divided from nothing.
+    const unread = messages[firstUnread(log) || -1];
     const rows = messages.map((message, index) => {
       const [before, after] = [messages[index - 1], messages[index + 1]];
       // What is before the first of them isn't known: its day may have begun there.
@@ -76,11 +78,10 @@ export class Rows {
   }
 }
 
-/** The first unread message of somebody else's, if something stands before it; undefined if it may be one not loaded. */
-function unreadStart(messages: readonly ChatMessage[], hasOlder: boolean, readUpTo: number | undefined): ChatMessage | undefined {
-  if (readUpTo === undefined || (hasOlder && (messages[0]?.seq ?? 0) > readUpTo)) return undefined;
-  const index = messages.findIndex(({ seq, isMine }) => seq > readUpTo && !isMine);
-  return index > 0 ? messages[index] : undefined;
+/** Where the first unread message of somebody else's stands; -1 if there is none, or if it may be one not loaded. */
+export function firstUnread({ messages, hasOlder, readUpTo }: Omit<Log, "markers">): number {
+  if (readUpTo === undefined || (hasOlder && (messages[0]?.seq ?? 0) > readUpTo)) return -1;
+  return messages.findIndex(({ seq, isMine }) => seq > readUpTo && !isMine);
 }
 
 function isSame(a: Row, b: Row): boolean {

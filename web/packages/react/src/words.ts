@@ -21,6 +21,9 @@ export interface Words {
   all: string;
   unread: string;
   unreadCount(count: number): string;
+  unreadAtLeast(count: number): string;
+  toFirstUnread: string;
+  markAsRead: string;
   onlyYou: string;
   chooseConversation: string;
   back: string;
@@ -113,6 +116,9 @@ export const english: Words = {
   all: "All",
   unread: "Unread",
   unreadCount: (count) => `${count} unread`,
+  unreadAtLeast: (count) => `${count}+ unread`,
+  toFirstUnread: "To the first",
+  markAsRead: "Mark as read",
   onlyYou: "Only you",
   chooseConversation: "Choose a conversation.",
   back: "Back to the conversations",

@@ -1,6 +1,6 @@
 import type { ChatMessage } from "@partyline/client";
 import { expect, test } from "vitest";
-import { type Log, Rows } from "../src/rows.ts";
+import { firstUnread, type Log, Rows } from "../src/rows.ts";
 import { ME, message } from "./server.ts";
 
 const DAY_S = 24 * 3_600;
@@ -38,6 +38,10 @@ test("what is before the first message isn't known, so no day begins with it and
   const rows = new Rows().of(log(messages, { readUpTo: 5 }));
   expect(rows.map(({ isUnreadStart }) => isUnreadStart)).toEqual([false, true]);
   expect(rows[1]?.isFirst).toBe(true);
+  // All of it is unread: it begins at the first, which nothing stands before.
+  const all = log(messages, { readUpTo: 3 });
+  expect([firstUnread(all), firstUnread(log(messages.slice(1), { readUpTo: 3 })), firstUnread({ ...all, hasOlder: true })]).toEqual([1, 0, -1]);
+  expect(new Rows().of(log(messages.slice(1), { readUpTo: 3 })).some(({ isUnreadStart }) => isUnreadStart)).toBe(false);
 });
 
 test("a row of which nothing changed stays the same object, as its neighbours come and go", () => {

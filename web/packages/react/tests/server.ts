@@ -37,6 +37,8 @@ export class FakeServer {
   restRefuses: { status: number; problem: object } | undefined;
   isDown = false;
   readMarkers: Record<string, number> = {};
+  /** Messages in a page: the last of them come with a join. */
+  page = 50;
   /** Connections that are open. */
   connections = 0;
   dialled = 0;
@@ -93,7 +95,7 @@ export class FakeServer {
   private take(sent: Sent): void {
     this.sent.push(sent);
     const { ref } = sent;
-    if (sent.type === "join_conversation") this.hear({ ...this.joined(), ref });
+    if (sent.type === "join_conversation") this.hear({ ...this.joined(sent.after), ref });
     else if (sent.type === "send_message" && this.refusing) this.hear({ type: "error", ref, code: this.refusing, message: "no such words" });
     else if (sent.type === "send_message") this.store(sent);
     else if (ref !== undefined) this.hear({ type: "ack", ref });
@@ -105,16 +107,16 @@ export class FakeServer {
     this.hear({ type: "ack", ref, conversation_id, client_id, message_id, seq, created_at, duplicate: false });
   }
 
-  private joined(): Omit<Joined, "ref"> {
+  private joined(after?: number): Omit<Joined, "ref"> {
     const people = [ME, OTHER].map((user_id) => ({ user_id, username: user_id === ME ? "Casey" : "Vera", user_type: "customer", role: "member", last_read_seq: 0 }));
     return {
       type: "joined",
       conversation_id: ID,
       seq: this.messages.at(-1)?.seq ?? 0,
       epoch: "e",
-      events: this.messages.map((held) => ({ type: "new_message" as const, ...held })),
+      events: (after === undefined ? this.messages.slice(-this.page) : this.messages.filter(({ seq }) => seq > after)).map((held) => ({ type: "new_message" as const, ...held })),
       more: false,
-      has_older: false,
+      has_older: this.messages.length > this.page,
       participants: people,
       online: [OTHER],
       read_markers: this.readMarkers,
@@ -126,6 +128,12 @@ export class FakeServer {
     if (this.isDown) throw new TypeError("Failed to fetch");
     if (this.restRefuses) return Response.json(this.restRefuses.problem, { status: this.restRefuses.status });
     if (String(url).includes("/chat-token")) return new Response("a.b.c");
+    const before = Number(new URL(url).searchParams.get("before"));
+    if (before > 0) {
+      const older = this.messages.filter(({ seq }) => seq < before);
+      const results = older.slice(-this.page);
+      return Response.json({ results, next_before: older.length > results.length ? results[0]?.seq : null, next_after: null });
+    }
     const people = this.joined().participants.map((it) => ({ ...it, online: it.user_id === OTHER, last_seen: null }));
     const listed = (id: string, more: Partial<ListedConversation> = {}): ListedConversation => ({
       id,
@@ -134,8 +142,8 @@ export class FakeServer {
       participants: people,
       participant_count: 2,
       last_message: this.messages.at(-1) ?? null,
-      unread_count: 0,
-      last_read_seq: 0,
+      unread_count: this.messages.filter(({ seq, sender_id }) => sender_id !== ME && seq > (this.readMarkers[ME] ?? 0)).length,
+      last_read_seq: this.readMarkers[ME] ?? 0,
       created_at: message(0).created_at,
       updated_at: message(1).created_at,
       ...more,

@@ -17,8 +17,8 @@ export interface UseConversation extends Omit<ConversationSnapshot, "typing"> {
   deleteMessage(seq: number): Promise<void>;
   /** Asks for the page before the first message; `hasOlder` tells whether there is one. */
   loadOlder(): Promise<void>;
-  /** All that is held was seen. */
-  markRead(): void;
+  /** What is held was seen, up to this `seq` if one is given. */
+  markRead(upTo?: number): void;
   /** I type, or cleared what I typed; may be called for every key. */
   setTyping(isTyping: boolean): void;
 }

@@ -1,6 +1,7 @@
 import { defaultRangeExtractor, type Range, useVirtualizer } from "@tanstack/react-virtual";
 import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Row } from "../rows.ts";
+import { useSeen } from "./use-seen.ts";
 
 /** This near to its end the log counts as read to its end, and follows what comes. */
 const NEAR_END_PX = 48;
@@ -17,18 +18,19 @@ export interface LogOptions {
   hasOlder: boolean;
   isLoadingOlder: boolean;
   loadOlder(): Promise<void>;
-  /** The end is in sight. */
-  onSeen(): void;
+  /** Where what is unread begins; -1 for nowhere. */
+  unreadAt: number;
+  /** All up to this `seq` was in sight. */
+  onSeen(seq: number): void;
   /** The row that has the focus: it is drawn wherever it is. */
   pinned: string | undefined;
 }
 
 /** What is drawn of a long log, and where it is scrolled to: it stays at its end if it is there, else where it is. */
-export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned }: LogOptions) {
+export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, unreadAt, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned }: LogOptions) {
   const [isAtEnd, setIsAtEnd] = useState(true);
   const [olderFailed, setOlderFailed] = useState(false);
   const atEnd = useRef(true);
-  const seenSeq = useRef(0);
 
   const virtualizer = useVirtualizer<HTMLDivElement, HTMLLIElement>({
     count: rows.length,
@@ -53,21 +55,20 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
     directDomUpdatesMode: "position",
   });
 
+  const { unseen, look, forget } = useSeen(scroller, { rows, virtualizer, atEnd, onSeen });
+
   /** Tells what is in sight, and asks for more if that is near the beginning. */
   const settle = useCallback(() => {
     const element = scroller.current;
     if (!element || element.clientHeight === 0) return;
     setIsAtEnd(atEnd.current);
-    if (atEnd.current && document.visibilityState === "visible") {
-      seenSeq.current = Math.max(seenSeq.current, lastSeq(rows));
-      onSeen();
-    }
+    look();
     const isNearStart = element.scrollTop < Math.max(NEAR_START_PX, element.clientHeight);
     if (isNearStart && hasOlder && !isLoadingOlder && !olderFailed && rows.length > 0) {
       // Not again by itself: scrolling would ask without end.
       loadOlder().catch(() => setOlderFailed(true));
     }
-  }, [scroller, rows, hasOlder, isLoadingOlder, olderFailed, loadOlder, onSeen]);
+  }, [scroller, look, rows, hasOlder, isLoadingOlder, olderFailed, loadOlder]);
 
   /** Only scrolling leaves the end: what comes, or takes room, does not. */
   const scrolled = useCallback(() => {
@@ -81,7 +82,16 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
     virtualizer.scrollToEnd();
   }, [virtualizer]);
 
-  useOpening(rows, scroller, virtualizer, atEnd);
+  /** To the end; to what is unread, if that is more than fits. */
+  const open = useCallback(() => {
+    const height = unreadAt < 0 ? 0 : rows.slice(unreadAt).reduce((sum, row) => sum + estimate(row), 0);
+    atEnd.current = height <= (scroller.current?.clientHeight ?? 0);
+    forget();
+    if (atEnd.current) virtualizer.scrollToEnd();
+    else virtualizer.scrollToIndex(unreadAt, { align: "start" });
+  }, [rows, unreadAt, scroller, virtualizer, forget]);
+
+  useOpening(rows, unreadAt, atEnd, open);
   useFollowing(rows, atEnd, toEnd);
 
   // After everything that moves the log.
@@ -97,28 +107,29 @@ export function useLog(scroller: RefObject<HTMLDivElement | null>, { rows, hasOl
     return () => observer.disconnect();
   }, [scroller, virtualizer]);
   useEffect(() => {
-    document.addEventListener("visibilitychange", settle);
-    return () => document.removeEventListener("visibilitychange", settle);
-  }, [settle]);
+    const cameBack = () => {
+      // The end was followed while nobody looked.
+      if (atEnd.current && document.visibilityState === "visible") open();
+      settle();
+    };
+    document.addEventListener("visibilitychange", cameBack);
+    return () => document.removeEventListener("visibilitychange", cameBack);
+  }, [open, settle]);
 
-  const unseen = isAtEnd || seenSeq.current === 0 ? 0 : countAfter(rows, seenSeq.current);
-  return { virtualizer, isAtEnd, unseen, olderFailed, scrolled, toEnd, tryOlder: () => setOlderFailed(false) };
+  return { virtualizer, isAtEnd, unseen: isAtEnd ? 0 : unseen, olderFailed, scrolled, toEnd, tryOlder: () => setOlderFailed(false) };
 }
 
-type Log = ReturnType<typeof useVirtualizer<HTMLDivElement, HTMLLIElement>>;
-
-/** Opens at the end; at what is unread, if that is more than fits. */
-function useOpening(rows: readonly Row[], scroller: RefObject<HTMLDivElement | null>, virtualizer: Log, atEnd: RefObject<boolean>): void {
+/** Opens the log when there is something in it, and again when something begins to be unread below what is in sight. */
+function useOpening(rows: readonly Row[], unreadAt: number, atEnd: RefObject<boolean>, open: () => void): void {
   const isOpened = useRef(false);
+  const begun = useRef<string>(undefined);
   useLayoutEffect(() => {
-    if (isOpened.current || rows.length === 0) return;
-    isOpened.current = true;
-    const unread = rows.findIndex(({ isUnreadStart }) => isUnreadStart);
-    const height = unread < 0 ? 0 : rows.slice(unread).reduce((sum, row) => sum + estimate(row), 0);
-    atEnd.current = height <= (scroller.current?.clientHeight ?? 0);
-    if (atEnd.current) virtualizer.scrollToEnd();
-    else virtualizer.scrollToIndex(unread, { align: "start" });
-  }, [rows, scroller, virtualizer, atEnd]);
+    const first = rows[unreadAt]?.key;
+    const isNew = first !== undefined && first !== begun.current && atEnd.current;
+    begun.current = first;
+    if (rows.length > 0 && (isNew || !isOpened.current)) open();
+    isOpened.current = rows.length > 0;
+  }, [rows, unreadAt, atEnd, open]);
 }
 
 /** Who is at the end sees what comes; and what I send, I want to see. */
@@ -137,18 +148,4 @@ function estimate(row: Row | undefined): number {
   if (!row) return 0;
   const lines = row.message.content.split("\n").reduce((sum, line) => sum + Math.ceil((line.length + 1) / 60), 0);
   return 16 + 22 * lines + (row.isLast ? 20 : 0) + (row.isFirst ? 8 : 0) + (row.day ? 44 : 0) + (row.isUnreadStart ? 40 : 0);
-}
-
-function lastSeq(rows: readonly Row[]): number {
-  return rows.findLast(({ message }) => message.seq > 0)?.message.seq ?? 0;
-}
-
-function countAfter(rows: readonly Row[], seq: number): number {
-  let count = 0;
-  for (let index = rows.length - 1; index >= 0; index--) {
-    const message = rows[index]?.message;
-    if (!message || (message.seq > 0 && message.seq <= seq)) break;
-    if (!message.isMine) count++;
-  }
-  return count;
 }

@@ -11,28 +11,28 @@ type Shown = Pick<UseConversation, "messages" | "phase" | "readMarkers">;
 export function useReadUpTo({ messages, phase, readMarkers }: Shown, me: string | undefined): number | undefined {
   const [readUpTo, setReadUpTo] = useState<number>();
   const [isOpened, setIsOpened] = useState(false);
+  // Who answers has read, wherever that was.
+  const read = Math.max(readMarkers.get(me ?? "") ?? 0, messages.findLast(({ isMine, seq }) => isMine && seq > 0)?.seq ?? 0);
   if (!isOpened && phase === "live" && me !== undefined) {
     // While drawing, so that the log opens with the divider in its place.
     setIsOpened(true);
-    const marker = readMarkers.get(me) ?? 0;
-    if (hasUnread(messages, marker)) setReadUpTo(marker);
+    if (hasUnread(messages, read)) setReadUpTo(read);
   }
 
-  const latest = useRef(messages);
+  const latest = useRef({ messages, read: isOpened ? read : undefined });
   useEffect(() => {
-    latest.current = messages;
+    latest.current = { messages, read: isOpened ? read : undefined };
   });
   useEffect(() => {
     const look = () => {
-      const newest = newestSeq(latest.current);
-      if (document.visibilityState === "hidden") setReadUpTo(newest);
-      else setReadUpTo((held) => (held !== undefined && hasUnread(latest.current, held) ? held : undefined));
+      const { messages, read } = latest.current;
+      if (document.visibilityState === "hidden") setReadUpTo(read);
+      else setReadUpTo((held) => (held !== undefined && hasUnread(messages, held) ? held : undefined));
     };
     document.addEventListener("visibilitychange", look);
     return () => document.removeEventListener("visibilitychange", look);
   }, []);
 
-  // Who answers has read.
   const sent = messages.at(-1)?.isMine ? messages.at(-1)?.key : undefined;
   const [lastSent, setLastSent] = useState(sent);
   if (sent !== lastSent) {
@@ -44,8 +44,4 @@ export function useReadUpTo({ messages, phase, readMarkers }: Shown, me: string 
 
 function hasUnread(messages: readonly ChatMessage[], seq: number): boolean {
   return messages.some((message) => !message.isMine && message.seq > seq);
-}
-
-function newestSeq(messages: readonly ChatMessage[]): number {
-  return messages.findLast(({ seq }) => seq > 0)?.seq ?? 0;
 }

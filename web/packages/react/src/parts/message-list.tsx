@@ -1,7 +1,7 @@
 import { type KeyboardEvent, memo, useMemo, useRef, useState } from "react";
 import { useLog } from "../hooks/use-log.ts";
 import { useLanguage } from "../language.ts";
-import { type Log, Rows } from "../rows.ts";
+import { firstUnread, type Log, Rows } from "../rows.ts";
 import { Icon } from "./icon.tsx";
 import { Message, type MessageActions, type MessageProps } from "./message.tsx";
 
@@ -12,8 +12,8 @@ export interface MessageListProps extends Log {
   isBusy: boolean;
   isLoadingOlder: boolean;
   loadOlder(): Promise<void>;
-  /** The newest message is in sight. */
-  onSeen(): void;
+  /** All up to this `seq` was in sight. */
+  onSeen(seq: number): void;
   actions: Omit<MessageActions, "toggle">;
   isConnected: boolean;
   company: number;
@@ -27,14 +27,15 @@ export const MessageList = memo(function MessageList(props: MessageListProps) {
   const scroller = useRef<HTMLDivElement>(null);
   const [maker] = useState(() => new Rows());
   const rows = useMemo(() => maker.of({ messages, hasOlder, markers, readUpTo }), [maker, messages, hasOlder, markers, readUpTo]);
+  const unreadAt = useMemo(() => firstUnread({ messages, hasOlder, readUpTo }), [messages, hasOlder, readUpTo]);
   const [open, setOpen] = useState<string>();
   const [current, setCurrent] = useState<string>();
-  const log = useLog(scroller, { rows, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned: current });
+  const log = useLog(scroller, { rows, unreadAt, hasOlder, isLoadingOlder, loadOlder, onSeen, pinned: current });
   const { virtualizer, isAtEnd, unseen, olderFailed, scrolled, toEnd, tryOlder } = log;
   const { actions: given } = props;
   const actions = useMemo(() => ({ ...given, toggle: setOpen }), [given]);
 
-  /** Arrows walk from message to message; Escape leads back to the log. */
+  /** Arrows walk from message to message, up from the end or down from what is unread; Escape leads back to the log. */
   const walk = (event: KeyboardEvent<HTMLDivElement>) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (event.key === "Escape") {
@@ -44,8 +45,7 @@ export const MessageList = memo(function MessageList(props: MessageListProps) {
     }
     const at = rows.findIndex(({ key }) => key === current);
     const isInside = at >= 0 && event.target !== event.currentTarget;
-    const start = isInside ? at : rows.length;
-    const to = { ArrowUp: start - 1, ArrowDown: start + 1 }[event.key];
+    const to = isInside ? { ArrowUp: at - 1, ArrowDown: at + 1 }[event.key] : { ArrowUp: rows.length - 1, ArrowDown: unreadAt < 0 ? undefined : unreadAt }[event.key];
     const row = to === undefined ? undefined : rows[Math.max(0, to)];
     if (to === undefined || !row) return;
     event.preventDefault();

@@ -1,8 +1,9 @@
-import type { ChatMessage } from "@partyline/client";
-import { type ReactNode, useMemo, useState } from "react";
+import type { ChatMessage, ListedConversation } from "@partyline/client";
+import { type ReactNode, useMemo, useRef, useState } from "react";
 import { useChatContext, useStore } from "../context.ts";
 import { useConnection } from "../hooks/use-chat.ts";
 import { type UseConversation, useConversation } from "../hooks/use-conversation.ts";
+import { useMissed } from "../hooks/use-missed.ts";
 import { useReadUpTo } from "../hooks/use-read-up-to.ts";
 import { useLanguage } from "../language.ts";
 import { others } from "../names.ts";
@@ -11,7 +12,11 @@ import { Announcer } from "./announcer.tsx";
 import { Composer } from "./composer.tsx";
 import { MessageList } from "./message-list.tsx";
 import { ThreadHeader } from "./thread-header.tsx";
+import { UnreadBar } from "./unread-bar.tsx";
 
+/** While it isn't known where to open. */
+const NO_MESSAGES: readonly ChatMessage[] = [];
+const NOTHING_SEEN = () => {};
 /** Before the server told how long a message may be. */
 const DEFAULT_MAX_CHARS = 1_000;
 
@@ -41,24 +46,32 @@ function OpenThread({ conversationId, onBack, actions, composerActions, children
   const { messages, phase, problem, participants } = conversation;
   const [edited, setEdited] = useState<ChatMessage>();
   const readUpTo = useReadUpTo(conversation, me?.user_id);
+  const listed = useListed(conversationId);
+  const unread = listed?.unread_count ?? messages.filter(({ isMine, seq }) => !isMine && seq > (readUpTo ?? 0)).length;
+  const missed = useMissed(conversation, readUpTo, me?.user_id, unread);
+  const isOnTheWay = missed?.isOnTheWay ?? false;
   const company = others(participants, me?.user_id ?? "").length;
   const isRefused = phase === "refused";
   const messageActions = useMessageActions(conversation, setEdited);
   const markers = useOthersMarkers(conversation, me?.user_id);
-  const isDirect = useIsDirect(conversationId, company);
+  const isDirect = listed ? listed.kind === "direct" : company <= 1;
+  const thread = useRef<HTMLElement>(null);
+  // From there the arrow keys lead on.
+  const focusLog = () => thread.current?.querySelector<HTMLElement>('[role="log"]')?.focus();
   return (
-    <section className="pl-thread" aria-label={words.conversation}>
+    <section className="pl-thread" aria-label={words.conversation} ref={thread}>
       <ThreadHeader conversation={conversation} onBack={onBack} actions={actions} />
+      <UnreadBar missed={missed} count={unread} isAtLeast={!listed} onPress={focusLog} />
       <MessageList
-        messages={messages}
+        messages={isOnTheWay ? NO_MESSAGES : messages}
         hasOlder={conversation.hasOlder}
         markers={markers}
         readUpTo={readUpTo}
-        isLoading={conversation.isLoading}
-        isBusy={phase !== "live"}
+        isLoading={conversation.isLoading || isOnTheWay}
+        isBusy={phase !== "live" || isOnTheWay}
         isLoadingOlder={conversation.isLoadingOlder}
         loadOlder={conversation.loadOlder}
-        onSeen={conversation.markRead}
+        onSeen={missed ? NOTHING_SEEN : conversation.markRead}
         actions={messageActions}
         isConnected={isConnected}
         company={company}
@@ -106,9 +119,9 @@ function useOthersMarkers({ readMarkers }: UseConversation, myId: string | undef
   return useMemo(() => [...readMarkers].filter(([user]) => user !== myId).map(([, seq]) => seq), [readMarkers, myId]);
 }
 
-function useIsDirect(id: string, company: number): boolean {
+/** Its entry in the list, if that was loaded so far. */
+function useListed(id: string): ListedConversation | undefined {
   const { chat } = useChatContext();
   const { items } = useStore(chat.conversations);
-  const kind = items.find((item) => item.id === id)?.kind;
-  return kind === undefined ? company <= 1 : kind === "direct";
+  return items.find((item) => item.id === id);
 }
