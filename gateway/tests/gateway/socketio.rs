@@ -86,7 +86,7 @@ impl Raw {
 }
 
 /// A session that polls.
-struct Poller<'a> {
+pub(crate) struct Poller<'a> {
     world: &'a World,
     gateway: &'a Process,
     sid: String,
@@ -100,7 +100,7 @@ impl<'a> Poller<'a> {
         Self { world, gateway, sid: told["sid"].as_str().unwrap().to_owned(), held: VecDeque::new() }
     }
 
-    async fn come(world: &'a World, gateway: &'a Process, user: &str) -> Self {
+    pub(crate) async fn come(world: &'a World, gateway: &'a Process, user: &str) -> Self {
         let mut poller = Self::open(world, gateway).await;
         poller.post(&format!("40{}", json!({ "token": world.token(user) }))).await;
         poller.expect("42[\"connected\",").await;
@@ -111,7 +111,7 @@ impl<'a> Poller<'a> {
         self.world.bare(self.gateway, method, &path("polling", &format!("&sid={}", self.sid)))
     }
 
-    async fn post(&self, body: &str) -> Answer {
+    pub(crate) async fn post(&self, body: &str) -> Answer {
         answer(self.request(Method::POST).body(body.to_owned())).await
     }
 
@@ -119,7 +119,7 @@ impl<'a> Poller<'a> {
         answer(self.request(Method::GET)).await
     }
 
-    async fn expect(&mut self, start: &str) -> String {
+    pub(crate) async fn expect(&mut self, start: &str) -> String {
         loop {
             while let Some(packet) = self.held.pop_front() {
                 if packet.starts_with(start) {
