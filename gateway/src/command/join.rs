@@ -87,7 +87,7 @@ pub async fn join(
 ) -> Result<(), Refusal> {
     let conversation = command.conversation_id;
     let membership = chat.members.get(conversation).await?;
-    authorise::take_part(&conn.identity, &membership)?;
+    authorise::take_part(&conn.identity(), &membership)?;
     let joined = conn.side(|side| side.joined.iter().filter(|room| room.id != conversation).count());
     if joined >= chat.config.limits.joined_max as usize {
         return Err(Refusal::new(ErrorCode::Conflict, "too many conversations joined on this connection"));
@@ -96,7 +96,7 @@ pub async fn join(
     loop {
         let room = chat.rooms.open(conversation).await?;
         // Read afresh when the room was opened, and kept up to date since.
-        authorise::take_part(&conn.identity, &room.membership())?;
+        authorise::take_part(&conn.identity(), &room.membership())?;
         let page = match &mut page {
             Some(page) => page,
             none => none.insert(first_page(chat, &room, command.after).await?),
@@ -269,7 +269,7 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
         room.leave(conn);
     }
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity, typed).await;
+        typing::end(chat, &conn.identity(), typed).await;
     }
 }
 
@@ -278,6 +278,6 @@ pub async fn leave_all(chat: &Chat, conn: &Conn) {
     let (rooms, typed) = conn.side(|side| (std::mem::take(&mut side.joined), side.typing.take()));
     rooms.iter().for_each(|room| room.leave(conn));
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity, typed).await;
+        typing::end(chat, &conn.identity(), typed).await;
     }
 }

@@ -44,7 +44,7 @@ pub async fn run(chat: Arc<Chat>) {
         });
         queues.tell();
         for (conn, ended) in typed {
-            typing::end(&chat, &conn.identity, ended).await;
+            typing::end(&chat, &conn.identity(), ended).await;
         }
         if turn.is_multiple_of(ROOMS_EVERY) {
             chat.rooms.sweep();
