@@ -3,6 +3,7 @@
 
 pub mod directory;
 pub mod feed;
+pub mod forward;
 pub mod timeline;
 
 use std::{collections::HashMap, sync::Arc};

@@ -17,7 +17,7 @@ use crate::{
     history::{self, Range, resume},
     log::Rest,
     metrics::{self, ResumeSource},
-    room::{Glance, Room},
+    room::{Glance, Room, forward::Forward},
     session::conn::Conn,
 };
 
@@ -37,11 +37,20 @@ struct Page {
     has_older: bool,
     full: bool,
     source: ResumeSource,
+    markers: Forward,
 }
 
 impl Page {
     fn new(cursor: Seq) -> Self {
-        Self { json: Vec::new(), count: 0, cursor, has_older: false, full: false, source: ResumeSource::Ring }
+        Self {
+            json: Vec::new(),
+            count: 0,
+            cursor,
+            has_older: false,
+            full: false,
+            source: ResumeSource::Ring,
+            markers: Forward::default(),
+        }
     }
 
     /// Adds an event; false if there is no room for it.
@@ -146,6 +155,12 @@ async fn attach(
     loop {
         let membership = room.membership();
         let markers = room.markers();
+        // What Postgres had when they were read may be behind the markers.
+        let participants: Vec<_> = membership
+            .participants
+            .iter()
+            .map(|it| Participant { last_read_seq: markers.get(&it.user_id).copied().unwrap_or(0), ..it.clone() })
+            .collect();
         let online: Vec<_> =
             membership.participants.iter().map(|it| &it.user_id).filter(|user| chat.presence.online(user)).collect();
         let answer = |page: &Page, seq: Seq, live: &mut dyn Iterator<Item = (Seq, &Frame)>| {
@@ -157,7 +172,7 @@ async fn attach(
                 epoch: &epoch,
                 more: page.full,
                 has_older: page.has_older,
-                participants: &membership.participants,
+                participants: &participants,
                 online: &online,
                 read_markers: &markers,
             };
@@ -225,7 +240,8 @@ async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Resul
                 page.source = ResumeSource::Log;
             }
             for entry in entries.iter().take_while(|entry| entry.seq <= head) {
-                if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
+                let entry = page.markers.pass(entry, |_| 0);
+                if !page.add(entry.seq, |json| encode::event_json(&entry, json)) {
                     return Ok(());
                 }
             }
