@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::follow::Told;
 use crate::{
     auth::Verifier, budget::Budget, command::sent::SentMessages, config::Config, inbox::Inbox, log::Log,
-    members::Members, metrics, people::People, presence::Presence, room::directory::Directory,
+    members::Members, metrics, people::People, presence::Presence, requests::Requests, room::directory::Directory,
     session::registry::Registry, store::Store,
 };
 
@@ -35,6 +35,7 @@ pub struct Chat {
     pub registry: Arc<Registry>,
     pub presence: Arc<Presence>,
     pub budget: Arc<Budget>,
+    pub requests: Requests,
     pub inbox: Arc<Inbox>,
     pub sent: SentMessages,
     pub people: People,
@@ -63,6 +64,7 @@ impl Chat {
         let presence =
             Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await;
         let budget = Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
+        let requests = Requests::start(config.limits.requests_per_second, end.clone());
         let stores = (store.clone(), log.clone());
         let inbox =
             Inbox::start(node.clone(), client.clone(), presence.clone(), registry.clone(), stores, end.clone()).await?;
@@ -89,6 +91,7 @@ impl Chat {
             registry,
             presence,
             budget,
+            requests,
             inbox,
             sent,
             people,

@@ -51,7 +51,7 @@ async fn dispatch(
     reference: Option<&str>,
     command: Command,
 ) -> Result<(), Refusal> {
-    let who = &conn.identity;
+    let who = &conn.identity();
     match command {
         Command::JoinConversation(it) => join::join(chat, conn, reference, &it).await,
         Command::LeaveConversation(it) => {
@@ -101,9 +101,11 @@ struct Refreshed {
 
 async fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
     let renewed = chat.verifier.verify_or_refresh(&command.token).await?;
-    if renewed.user_id != conn.identity.user_id {
+    if renewed.user_id != conn.user_id {
         return Err(Refusal::new(partyline_shared::wire::ErrorCode::Forbidden, "the token is another person's"));
     }
-    conn.renew(renewed.expires_at);
-    Ok(Refreshed { expires_at: renewed.expires_at })
+    let expires_at = renewed.expires_at;
+    chat.people.note(&renewed);
+    conn.renew(renewed);
+    Ok(Refreshed { expires_at })
 }

@@ -3,6 +3,7 @@
 mod caller;
 mod conversations;
 mod front;
+mod host;
 mod input;
 pub mod lent;
 mod messages;

@@ -110,6 +110,11 @@ pub fn over_budget() {
     HANDLES.limited_messages.increment(1);
 }
 
+/// A user made more requests than one may.
+pub fn too_many_requests() {
+    HANDLES.limited_requests.increment(1);
+}
+
 /// The server closed a socket.
 pub fn closed(code: CloseCode) {
     match code {

@@ -3,6 +3,7 @@
 
 pub mod directory;
 pub mod feed;
+pub mod forward;
 pub mod timeline;
 
 use std::{collections::HashMap, sync::Arc};
@@ -143,7 +144,7 @@ impl Room {
     /// Whether somebody of this user is a member.
     #[must_use]
     pub fn has(&self, user: &UserId) -> bool {
-        self.members().iter().any(|member| member.identity.user_id == *user)
+        self.members().iter().any(|member| member.user_id == *user)
     }
 
     /// Sockets that are members.
@@ -225,7 +226,7 @@ impl Room {
 
     /// Sends an ephemeral frame to members but those of one user.
     pub fn broadcast(&self, frame: &Frame, but: &UserId) {
-        for member in self.members().iter().filter(|member| member.identity.user_id != *but) {
+        for member in self.members().iter().filter(|member| member.user_id != *but) {
             member.send(frame);
         }
     }
@@ -241,7 +242,7 @@ impl Room {
 
     /// Takes out everybody who fits.
     fn expel(&self, fits: impl Fn(&UserId) -> bool) -> Vec<Arc<Conn>> {
-        let expelled: Vec<_> = self.members().iter().filter(|member| fits(&member.identity.user_id)).cloned().collect();
+        let expelled: Vec<_> = self.members().iter().filter(|member| fits(&member.user_id)).cloned().collect();
         for conn in &expelled {
             self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));

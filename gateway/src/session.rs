@@ -3,6 +3,7 @@
 pub mod conn;
 pub mod life;
 pub mod outbox;
+pub mod pace;
 pub mod pipe;
 pub mod registry;
 pub mod sweep;

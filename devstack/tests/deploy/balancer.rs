@@ -6,6 +6,8 @@ use std::{io::Write, sync::Arc, time::Duration};
 use devstack::testing::{Signal, TestEnv, UserType};
 use reqwest::header::{COOKIE, SET_COOKIE};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -116,7 +118,7 @@ async fn long_polling_stays_on_its_gateway_and_nothing_else_does() {
     let [one, two] = [env.gateway().unwrap(), env.gateway().unwrap()];
     let (one, two) = tokio::join!(one.start(), two.start());
     let (one, two) = (one.unwrap(), two.unwrap());
-    let balancer = Balancer::start(&env, &haproxy, [&one, &two]).await;
+    let balancer = Balancer::start(&env, &haproxy, [one.http_addr(), two.http_addr()]).await;
     until("both gateways take part", async || {
         sum(&balancer, "haproxy_backend_active_servers", "proxy=\"servers\"").await == 2.0
     })
@@ -137,4 +139,46 @@ async fn long_polling_stays_on_its_gateway_and_nothing_else_does() {
         assert_eq!(asked(url, Some(&node)).await, None, "{url}");
     }
     assert_eq!(sum(&balancer, "haproxy_server_http_responses_total", &answers).await, before + 3.0);
+}
+
+/// A server that answers each request with its head; its `host:port`.
+async fn echo() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let length = head.len();
+                let status = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(&[status.as_bytes(), &head].concat()).await;
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn nobody_outside_decides_what_is_traced() {
+    let Some(haproxy) = crate::debian::program("haproxy", "haproxy") else { return };
+    let env = TestEnv::start().await.unwrap();
+    let balancer = Balancer::start(&env, &haproxy, [echo().await, echo().await]).await;
+    for path in ["/chat/api/conversations/", "/ws", "/socket.io/?EIO=4&transport=polling"] {
+        let request = reqwest::Client::new().get(format!("{}{path}", balancer.url));
+        let request = request
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .header("Tracestate", "a=1")
+            .header("tracestate", "b=2")
+            .header("baggage", "c=3")
+            .header("x-kept", "yes");
+        let seen = request.send().await.unwrap().text().await.unwrap().to_lowercase();
+        assert!(seen.contains("x-kept: yes"), "{path}: {seen}");
+        for name in ["traceparent", "tracestate", "baggage"] {
+            assert!(!seen.contains(name), "{path}: {seen}");
+        }
+    }
 }

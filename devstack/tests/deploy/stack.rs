@@ -94,7 +94,8 @@ pub(crate) struct Balancer {
 }
 
 impl Balancer {
-    pub(crate) async fn start(env: &TestEnv, program: &Path, gateways: [&Process; 2]) -> Self {
+    /// Before two gateways, of which `host:port` is given.
+    pub(crate) async fn start(env: &TestEnv, program: &Path, [one, two]: [String; 2]) -> Self {
         let clients = format!("127.0.0.1:{}", free_port().unwrap());
         let stats = format!("127.0.0.1:{}", free_port().unwrap());
         let spec = Spec::new(program)
@@ -102,8 +103,8 @@ impl Balancer {
             .arg(workspace().join("deploy/haproxy/haproxy.cfg"))
             .env("PARTYLINE_BIND", &clients)
             .env("PARTYLINE_STATS", &stats)
-            .env("PARTYLINE_GATEWAY_1", gateways[0].http_addr())
-            .env("PARTYLINE_GATEWAY_2", gateways[1].http_addr());
+            .env("PARTYLINE_GATEWAY_1", one)
+            .env("PARTYLINE_GATEWAY_2", two);
         let server = Server::start("haproxy", env, spec);
         let url = format!("http://{clients}");
         server.ready(&Ready::Http(format!("{url}/readyz"))).await;
@@ -140,7 +141,7 @@ impl Stack {
         nats.ready().await;
         let (one, two, persister) = tokio::join!(one.start(), two.start(), persister.start());
         let gateways = [one.unwrap(), two.unwrap()];
-        let balancer = Balancer::start(env, &haproxy, [&gateways[0], &gateways[1]]).await;
+        let balancer = Balancer::start(env, &haproxy, gateways.each_ref().map(Process::http_addr)).await;
         Some(Self { balancer, gateways, persister: persister.unwrap(), nats })
     }
 

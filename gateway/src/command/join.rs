@@ -17,7 +17,7 @@ use crate::{
     history::{self, Range, resume},
     log::Rest,
     metrics::{self, ResumeSource},
-    room::{Glance, Room},
+    room::{Glance, Room, forward::Forward},
     session::conn::Conn,
 };
 
@@ -37,11 +37,20 @@ struct Page {
     has_older: bool,
     full: bool,
     source: ResumeSource,
+    markers: Forward,
 }
 
 impl Page {
     fn new(cursor: Seq) -> Self {
-        Self { json: Vec::new(), count: 0, cursor, has_older: false, full: false, source: ResumeSource::Ring }
+        Self {
+            json: Vec::new(),
+            count: 0,
+            cursor,
+            has_older: false,
+            full: false,
+            source: ResumeSource::Ring,
+            markers: Forward::default(),
+        }
     }
 
     /// Adds an event; false if there is no room for it.
@@ -87,7 +96,7 @@ pub async fn join(
 ) -> Result<(), Refusal> {
     let conversation = command.conversation_id;
     let membership = chat.members.get(conversation).await?;
-    authorise::take_part(&conn.identity, &membership)?;
+    authorise::take_part(&conn.identity(), &membership)?;
     let joined = conn.side(|side| side.joined.iter().filter(|room| room.id != conversation).count());
     if joined >= chat.config.limits.joined_max as usize {
         return Err(Refusal::new(ErrorCode::Conflict, "too many conversations joined on this connection"));
@@ -96,7 +105,7 @@ pub async fn join(
     loop {
         let room = chat.rooms.open(conversation).await?;
         // Read afresh when the room was opened, and kept up to date since.
-        authorise::take_part(&conn.identity, &room.membership())?;
+        authorise::take_part(&conn.identity(), &room.membership())?;
         let page = match &mut page {
             Some(page) => page,
             none => none.insert(first_page(chat, &room, command.after).await?),
@@ -146,6 +155,12 @@ async fn attach(
     loop {
         let membership = room.membership();
         let markers = room.markers();
+        // What Postgres had when they were read may be behind the markers.
+        let participants: Vec<_> = membership
+            .participants
+            .iter()
+            .map(|it| Participant { last_read_seq: markers.get(&it.user_id).copied().unwrap_or(0), ..it.clone() })
+            .collect();
         let online: Vec<_> =
             membership.participants.iter().map(|it| &it.user_id).filter(|user| chat.presence.online(user)).collect();
         let answer = |page: &Page, seq: Seq, live: &mut dyn Iterator<Item = (Seq, &Frame)>| {
@@ -157,7 +172,7 @@ async fn attach(
                 epoch: &epoch,
                 more: page.full,
                 has_older: page.has_older,
-                participants: &membership.participants,
+                participants: &participants,
                 online: &online,
                 read_markers: &markers,
             };
@@ -231,7 +246,8 @@ async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Resul
                 page.source = ResumeSource::Log;
             }
             for entry in entries.iter().take_while(|entry| entry.seq <= head) {
-                if !page.add(entry.seq, |json| encode::event_json(entry, json)) {
+                let entry = page.markers.pass(entry, |_| 0);
+                if !page.add(entry.seq, |json| encode::event_json(&entry, json)) {
                     return Ok(());
                 }
             }
@@ -276,7 +292,7 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
         chat.registry.changed();
     }
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity, typed).await;
+        typing::end(chat, &conn.identity(), typed).await;
     }
 }
 
@@ -285,6 +301,6 @@ pub async fn leave_all(chat: &Chat, conn: &Conn) {
     let (rooms, typed) = conn.side(|side| (std::mem::take(&mut side.joined), side.typing.take()));
     rooms.iter().for_each(|room| room.leave(conn));
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity, typed).await;
+        typing::end(chat, &conn.identity(), typed).await;
     }
 }

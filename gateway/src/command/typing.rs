@@ -28,7 +28,7 @@ const LASTS: u64 = 5_000;
 pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Result<(), Refusal> {
     let conversation_id = command.conversation_id;
     let membership = chat.members.get(conversation_id).await?;
-    authorise::take_part(&conn.identity, &membership)?;
+    authorise::take_part(&conn.identity(), &membership)?;
     let now = clock::millis();
     let (ended, pass_on) = conn.side(|side| {
         // What was never passed on needs no end: starting and stopping must not get round the limit either.
@@ -47,10 +47,10 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
         (ended, pass_on)
     });
     if let Some(ended) = ended {
-        publish(chat, &conn.identity, ended.conversation_id, false).await?;
+        publish(chat, &conn.identity(), ended.conversation_id, false).await?;
     }
     if pass_on {
-        publish(chat, &conn.identity, conversation_id, command.is_typing).await?;
+        publish(chat, &conn.identity(), conversation_id, command.is_typing).await?;
     }
     Ok(())
 }

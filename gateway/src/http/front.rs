@@ -1,15 +1,29 @@
 //! What a connection's requests come to first. Socket.IO's go past the router: one that waits for packets takes memory
 //! for as long as it waits, and what the router puts around it is a good part of that.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::CorsLayer;
 
-use super::lent::{Desk, SetAside};
-use crate::{server::Gateway, socketio};
+use super::{
+    NOSNIFF, host, known,
+    lent::{Desk, SetAside},
+    problem::Problem,
+};
+use crate::{metrics, server::Gateway, socketio};
 
 /// Everything that the public port answers.
 #[derive(Clone)]
@@ -46,6 +60,12 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Visit {
     type Future = Pin<Box<dyn Future<Output = Result<Response, SetAside>> + Send>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        if let Err(refusal) = host::check(request.version(), request.headers()) {
+            let mut response = Problem::from(refusal).into_response();
+            response.headers_mut().extend([NOSNIFF]);
+            metrics::http_request("other", known(request.method()), response.status().as_u16(), Duration::ZERO);
+            return Box::pin(ready(Ok(response)));
+        }
         let request = request.map(Body::new);
         let front = &self.front;
         if !socketio::serves(request.uri().path()) {

@@ -113,8 +113,6 @@ pub(super) struct SendBody {
         (status = 200, description = "Stored", body = SendAck),
         (status = 422, description = "`invalid_content`, `invalid_metadata`", body = Problem,
             content_type = "application/problem+json"),
-        (status = 429, description = "`rate_limited`", body = Problem, content_type = "application/problem+json",
-            headers(("retry-after" = u64))),
         Common, OfConversation, OfBody
     ))]
 pub(super) async fn send(

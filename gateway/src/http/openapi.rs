@@ -57,6 +57,13 @@ pub(super) enum Common {
     )]
     Unauthorized(Problem),
     #[response(
+        status = 429,
+        description = "`rate_limited`: too many requests, or messages; `retry_after_ms` tells when to try again",
+        content_type = "application/problem+json",
+        headers(("retry-after" = u64))
+    )]
+    RateLimited(Problem),
+    #[response(
         status = 503,
         description = "`unavailable`: a part behind the gateway doesn't answer; try again",
         content_type = "application/problem+json",

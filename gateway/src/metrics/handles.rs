@@ -41,7 +41,7 @@ pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 /// What connections speak.
 pub(super) const PROTOCOLS: [&str; 2] = ["native", "socketio"];
 /// What a user or a connection can have too much of.
-pub(super) const LIMITS: [&str; 3] = ["messages", "frames", "connections"];
+pub(super) const LIMITS: [&str; 4] = ["messages", "frames", "connections", "requests"];
 /// How a command ended.
 pub(super) const OUTCOMES: [&str; 3] = ["ok", "refused", "failed"];
 /// What a socket may ask for; the last one is what nobody could read.
@@ -66,6 +66,7 @@ pub(super) struct Handles {
     pub(super) room_members: Gauge,
     pub(super) commands: [[Counter; OUTCOMES.len()]; VERBS.len()],
     pub(super) limited_messages: Counter,
+    pub(super) limited_requests: Counter,
     pub(super) queue_bytes: Gauge,
     pub(super) queue_sockets: Gauge,
     pub(super) queue_age: Gauge,
@@ -99,6 +100,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     room_members: gauge!(ROOM_MEMBERS),
     commands: VERBS.map(|verb| OUTCOMES.map(|outcome| counter!(COMMANDS, "command" => verb, "outcome" => outcome))),
     limited_messages: counter!(RATE_LIMITED, "kind" => "messages"),
+    limited_requests: counter!(RATE_LIMITED, "kind" => "requests"),
     queue_bytes: gauge!(QUEUE_BYTES),
     queue_sockets: gauge!(QUEUE_SOCKETS),
     queue_age: gauge!(QUEUE_AGE),

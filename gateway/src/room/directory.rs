@@ -219,7 +219,7 @@ impl Directory {
         let rooms = self.by_user.lock().get(user).cloned().unwrap_or_default();
         let mut seen = HashSet::new();
         let members = rooms.iter().flat_map(|room| room.members().iter().cloned().collect::<Vec<_>>());
-        members.filter(|conn| conn.identity.user_id != *user && seen.insert(conn.id)).collect()
+        members.filter(|conn| conn.user_id != *user && seen.insert(conn.id)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use partyline_shared::{
 use serde::Deserialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Room, directory::Directory, fan_out};
+use super::{Room, directory::Directory, fan_out, forward::Forward};
 use crate::{
     encode::{self, Class, Frame},
     log::{Entry, Log},
@@ -154,7 +154,10 @@ async fn hand_out(room: &Arc<Room>, entries: &[Entry], directory: &Directory) ->
 }
 
 async fn hand_out_part(room: &Arc<Room>, entries: &[Entry], before: u64, directory: &Directory) -> usize {
-    let events: Vec<_> = entries.iter().map(|it| (it.seq, it.prev_seq, encode::event(it))).collect();
+    let mut forward = Forward::default();
+    let as_heard = |it| encode::event(&forward.pass(it, |user| room.marker(user)));
+    let frames = entries.iter().map(as_heard);
+    let events: Vec<_> = entries.iter().zip(frames).map(|(it, frame)| (it.seq, it.prev_seq, frame)).collect();
     let (dealt, frames, members) = room.take(&events);
     if frames.is_empty() {
         return dealt;

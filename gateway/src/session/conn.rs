@@ -4,12 +4,17 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use partyline_shared::{claims::Identity, ids::ConversationId, wire::CloseCode};
+use partyline_shared::{
+    claims::Identity,
+    ids::{ConversationId, UserId},
+    wire::CloseCode,
+};
 
 use super::{pipe::Pipe, wire::Native};
 use crate::{
@@ -65,11 +70,12 @@ pub enum Link {
 pub struct Conn {
     /// Unique on this node.
     pub id: u64,
-    pub identity: Arc<Identity>,
+    /// Whose it is: the same for all of its tokens.
+    pub user_id: UserId,
+    /// What the newest of its tokens says.
+    identity: ArcSwap<Identity>,
     link: Link,
     side: Mutex<Side>,
-    /// When the token ends, in seconds since 1970.
-    expires_at: AtomicI64,
     warned: AtomicBool,
     _guard: ConnectionGuard,
 }
@@ -82,8 +88,8 @@ impl Conn {
         };
         Arc::new(Self {
             id,
-            expires_at: AtomicI64::new(identity.expires_at),
-            identity: Arc::new(identity),
+            user_id: identity.user_id.clone(),
+            identity: ArcSwap::from_pointee(identity),
             link,
             side: Mutex::default(),
             warned: AtomicBool::new(false),
@@ -157,15 +163,21 @@ impl Conn {
         self.side.lock().joined.iter().any(|room| room.id == conversation)
     }
 
+    /// Who is behind it, with the rights that they have now.
+    #[must_use]
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.load_full()
+    }
+
     /// When the token ends, in seconds since 1970.
     #[must_use]
     pub fn expires_at(&self) -> i64 {
-        self.expires_at.load(Ordering::Relaxed)
+        self.identity.load().expires_at
     }
 
-    /// The token was renewed.
-    pub fn renew(&self, expires_at: i64) {
-        self.expires_at.store(expires_at, Ordering::Relaxed);
+    /// The token was renewed, by one of the same user's: what it says holds from now on, and nothing else.
+    pub fn renew(&self, identity: Identity) {
+        self.identity.store(Arc::new(identity));
         self.warned.store(false, Ordering::Relaxed);
     }
 

@@ -36,7 +36,7 @@ struct WelcomeUser<'a> {
 /// Makes a connection known, and greets it.
 pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
     let chat = &gateway.chat;
-    let who = &conn.identity;
+    let who = &conn.identity();
     chat.people.note(who);
     let limits = &chat.config.limits;
     if chat.registry.add(conn, limits.connections_per_user as usize) {
@@ -64,7 +64,7 @@ pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
 pub async fn depart(gateway: &Gateway, conn: &Arc<Conn>) {
     let chat = &gateway.chat;
     if chat.registry.remove(conn) {
-        chat.presence.touch(&conn.identity.user_id);
+        chat.presence.touch(&conn.user_id);
     }
     command::join::leave_all(chat, conn).await;
 }

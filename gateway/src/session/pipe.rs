@@ -274,9 +274,9 @@ impl<W: Wire> Pipe<W> {
         self.heard.store(now, Ordering::Relaxed);
     }
 
-    /// Seconds since the last sign of life.
+    /// The last sign of life, in node seconds.
     #[must_use]
-    pub fn silent_for(&self, now: u32) -> u32 {
-        now.saturating_sub(self.heard.load(Ordering::Relaxed))
+    pub fn last_heard(&self) -> u32 {
+        self.heard.load(Ordering::Relaxed)
     }
 }

@@ -71,7 +71,7 @@ impl Registry {
     /// # Returns
     /// Whether it is the user's first one here.
     pub fn add(&self, conn: &Arc<Conn>, most: usize) -> bool {
-        let user = &conn.identity.user_id;
+        let user = &conn.user_id;
         let mut shard = self.shard(user).lock();
         let conns = shard.entry(user.clone()).or_default();
         let is_first = conns.is_empty();
@@ -93,7 +93,7 @@ impl Registry {
     /// # Returns
     /// Whether it was the user's last one here.
     pub fn remove(&self, conn: &Arc<Conn>) -> bool {
-        let user = &conn.identity.user_id;
+        let user = &conn.user_id;
         let mut shard = self.shard(user).lock();
         let Some(conns) = shard.get_mut(user) else { return false };
         let Some(place) = conns.iter().position(|it| it.id == conn.id) else { return false };

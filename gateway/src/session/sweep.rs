@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use partyline_shared::wire::CloseCode;
 use serde::Serialize;
 
-use super::conn::Conn;
+use super::{conn::Conn, pace::Look};
 use crate::{
     app::Chat,
     clock,
@@ -26,12 +26,11 @@ pub async fn run(chat: Arc<Chat>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut turn: u32 = 0;
-    let mut swept = clock::seconds();
+    let mut look = Look::begin(clock::seconds());
     loop {
         tick.tick().await;
         turn = turn.wrapping_add(1);
-        // One time for all, since a second may end while they are looked at.
-        let since = std::mem::replace(&mut swept, clock::seconds());
+        look = look.next(clock::seconds());
         let mut typed = Vec::new();
         let mut queues = metrics::Queues::default();
         let now = clock::millis();
@@ -39,13 +38,13 @@ pub async fn run(chat: Arc<Chat>) {
             if let Some((bytes, since)) = conn.waiting() {
                 queues.add(bytes, Duration::from_millis(now.saturating_sub(since)));
             }
-            if let Some(ended) = look_at(&chat, conn, since, swept) {
+            if let Some(ended) = look_at(&chat, conn, look) {
                 typed.push((conn.clone(), ended));
             }
         });
         queues.tell();
         for (conn, ended) in typed {
-            typing::end(&chat, &conn.identity, ended).await;
+            typing::end(&chat, &conn.identity(), ended).await;
         }
         if turn.is_multiple_of(ROOMS_EVERY) {
             chat.rooms.sweep();
@@ -68,18 +67,17 @@ fn tell(chat: &Chat) {
     metrics::postgres(!chat.store.is_away(), pool.size(), pool.num_idle());
 }
 
-/// `since`: when they were looked at last, in node seconds.
-fn look_at(chat: &Chat, conn: &Arc<Conn>, since: u32, now: u32) -> Option<super::conn::Typing> {
+fn look_at(chat: &Chat, conn: &Arc<Conn>, look: Look) -> Option<super::conn::Typing> {
     let limits = &chat.config.limits;
     if let Some(pipe) = conn.native() {
-        if pipe.silent_for(now) >= limits.idle_seconds {
+        if look.silence(pipe.last_heard()) >= limits.idle_seconds {
             pipe.close(CloseCode::IdleTimeout, None, None);
             // It doesn't answer, so it won't read the close frame either.
             pipe.mark_gone();
             return None;
         }
         // Spread over the interval by the connection's number.
-        if has_come(conn.id as u32 % limits.ping_seconds, limits.ping_seconds, since, now) {
+        if look.has_come(conn.id as u32 % limits.ping_seconds, limits.ping_seconds) {
             pipe.send_control(encode::PING);
         }
     }
@@ -99,28 +97,4 @@ fn look_at(chat: &Chat, conn: &Arc<Conn>, since: u32, now: u32) -> Option<super:
     }
     let now = clock::millis();
     conn.side(|side| side.typing.take_if(|typing| typing.ends <= now))
-}
-
-/// Whether the second `turn` of every `every` seconds came after `since`, until `now`, in node seconds: a sweep may come
-/// late, and a turn that is left out twice would be the end of a socket that is well.
-pub fn has_come(turn: u32, every: u32, since: u32, now: u32) -> bool {
-    let rounds = |second: u32| (u64::from(second) + u64::from(every) - u64::from(turn)) / u64::from(every);
-    rounds(now) > rounds(since)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_turn_is_left_out_and_none_comes_twice() {
-        // Seconds as sweeps may see them: one twice, some skipped.
-        let seen = [0, 1, 1, 2, 4, 5, 9, 10, 12, 20, 24, 25, 49, 50, 51, 76, 100];
-        for turn in 0..25 {
-            let came = seen.windows(2).filter(|pair| has_come(turn, 25, pair[0], pair[1])).count();
-            // After the first look: four rounds in 100 s. 51 to 76 is one look.
-            assert_eq!(came, 4, "turn {turn}");
-        }
-        assert!(has_come(0, 1, 7, 8));
-    }
 }

@@ -99,12 +99,12 @@ async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, 
     };
     let Ok((name, argument)) = parse_event(json) else { return session.break_off(Violation("bad_packet")) };
     let chat = &gateway.chat;
-    let mut asked = Asked::read(&name, argument, &conn.identity.user_id);
+    let mut asked = Asked::read(&name, argument, &conn.user_id);
     let mut client_id = None;
     if let Ok(Command::SendMessage(message)) = &mut asked.command {
         if let Some(formerly) = asked.formerly {
             // Sent before the clock went on to the next period, and now repeated?
-            let sent = chat.sent.find(message.conversation_id, &conn.identity.user_id, formerly).await;
+            let sent = chat.sent.find(message.conversation_id, &conn.user_id, formerly).await;
             if matches!(sent, Ok(Some(_))) {
                 message.client_id = formerly;
             }

@@ -82,17 +82,19 @@ pub fn text(text: &str) -> Bytes {
     Frame::json(text.as_bytes(), Class::Durable).wire().clone()
 }
 
-/// The body that has the texts of finished frames.
+/// The body that has the texts of finished frames. A close frame has none: its reason stands in the event before it, and
+/// the transport's end is told by an answer of its own.
 #[must_use]
 pub fn payload(frames: &[Bytes]) -> Vec<u8> {
     let mut body = Vec::with_capacity(frames.iter().map(Bytes::len).sum());
     for mut rest in frames.iter().map(|frames| &frames[..]) {
         while let Some((opcode, payload, next)) = split(rest) {
-            if !body.is_empty() {
-                body.push(SEPARATOR as u8);
+            if opcode == 0x1 {
+                if !body.is_empty() {
+                    body.push(SEPARATOR as u8);
+                }
+                body.extend_from_slice(payload);
             }
-            // A close frame's reason stands in the event before it.
-            body.extend_from_slice(if opcode == 0x1 { payload } else { CLOSE.as_bytes() });
             rest = next;
         }
     }
@@ -134,9 +136,9 @@ mod tests {
     fn a_goodbye_tells_why_and_whether_to_come_back() {
         let drained = String::from_utf8(payload(&[Late::goodbye(CloseCode::Draining, None, Some(70))])).unwrap();
         let why = "42[\"closing\",{\"code\":\"draining\",\"close_code\":4001,\"retry_after_ms\":70}]";
-        assert_eq!(drained.split(SEPARATOR).collect::<Vec<_>>(), [why, "1"]);
+        assert_eq!(drained, why);
         let broken = String::from_utf8(payload(&[Late::goodbye(CloseCode::ProtocolError, Some("bad_packet"), None)]));
         let why = "42[\"closing\",{\"code\":\"bad_packet\",\"close_code\":4500}]";
-        assert_eq!(broken.unwrap().split(SEPARATOR).collect::<Vec<_>>(), [why, "41", "1"]);
+        assert_eq!(broken.unwrap().split(SEPARATOR).collect::<Vec<_>>(), [why, "41"]);
     }
 }

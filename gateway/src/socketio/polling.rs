@@ -53,15 +53,23 @@ impl Place {
         if session.pipe.is_gone() {
             return Some(text(CLOSE.into()));
         }
-        let (stage, is_last) = (session.stage(), session.pipe.is_closing());
+        let (stage, was_closing) = (session.stage(), session.pipe.is_closing());
         let waiting = if stage == Stage::WebSocket { Vec::new() } else { session.pipe.take() };
-        if waiting.is_empty() {
-            return (stage > Stage::Probing).then(|| text(NOOP.into()));
+        if !waiting.is_empty() {
+            if session.pipe.is_closing() {
+                session.leave(gateway);
+            }
+            return Some(text(late::payload(&waiting)));
         }
-        if is_last {
+        if stage > Stage::Probing {
+            return Some(text(NOOP.into()));
+        }
+        // Its goodbye was in an answer before. Together with that the official client would see to this packet first,
+        // and not hear why until it is back.
+        was_closing.then(|| {
             session.end(gateway);
-        }
-        Some(text(late::payload(&waiting)))
+            text(CLOSE.into())
+        })
     }
 }
 
@@ -118,10 +126,12 @@ pub async fn post(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Body) ->
     };
     let Ok(bytes) = read else {
         session.break_off(Violation("frame_too_large"));
+        over(session).await;
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let Ok(packets) = std::str::from_utf8(&bytes) else {
         session.break_off(Violation("invalid_utf8"));
+        over(session).await;
         return Problem::BadRequest.into_response();
     };
     session.pipe.heard(clock::seconds());
@@ -137,6 +147,19 @@ pub async fn post(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Body) ->
     }
     session.settled().await;
     text("ok".into())
+}
+
+/// Waits until a client that broke the protocol has fetched the goodbye, or left it for too long. For the official client
+/// a refused request is a broken transport: it would come back at once, and perhaps never hear why it was closed.
+async fn over(session: &Session) {
+    loop {
+        let mut ends = std::pin::pin!(session.poll_ends.notified());
+        ends.as_mut().enable();
+        if session.pipe.is_gone() {
+            return;
+        }
+        ends.await;
+    }
 }
 
 /// An answer as Engine.IO's clients take it.

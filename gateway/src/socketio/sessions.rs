@@ -18,7 +18,7 @@ use super::{
     session::Session,
     state::{Stage, Who},
 };
-use crate::{clock, server::Gateway, session::sweep};
+use crate::{clock, server::Gateway, session::pace::Look};
 
 /// How long a polling client may take to fetch the goodbye, in seconds.
 const LINGER: u32 = 5;
@@ -65,25 +65,24 @@ impl Sessions {
 pub async fn sweep(gateway: Arc<Gateway>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut swept = clock::seconds();
+    let mut look = Look::begin(clock::seconds());
     loop {
         tick.tick().await;
-        let since = std::mem::replace(&mut swept, clock::seconds());
+        look = look.next(clock::seconds());
         for session in gateway.socketio.list() {
-            look_at(&gateway, &session, since, swept);
+            look_at(&gateway, &session, look);
         }
     }
 }
 
-/// `since`: when sessions were looked at last, in node seconds.
-fn look_at(gateway: &Arc<Gateway>, session: &Session, since: u32, now: u32) {
+fn look_at(gateway: &Arc<Gateway>, session: &Session, look: Look) {
     let limits = &gateway.chat.config.limits;
     let is_stranger = matches!(*session.who.lock(), Who::Stranger { .. });
-    if is_stranger && now.saturating_sub(session.born) > limits.handshake_seconds {
+    if is_stranger && look.silence(session.born) > limits.handshake_seconds {
         return session.end(gateway);
     }
     // The ping's interval, and then as long as the handshake allows for the answer.
-    if session.pipe.silent_for(now) >= limits.ping_seconds + limits.idle_seconds {
+    if look.silence(session.pipe.last_heard()) >= limits.ping_seconds + limits.idle_seconds {
         session.pipe.close(CloseCode::IdleTimeout, None, None);
         return session.end(gateway);
     }
@@ -91,14 +90,14 @@ fn look_at(gateway: &Arc<Gateway>, session: &Session, since: u32, now: u32) {
     if session.pipe.is_closing() && session.stage() != Stage::WebSocket {
         let since = session.closing_since.load(Ordering::Relaxed);
         if since == 0 {
-            session.closing_since.store(now.max(1), Ordering::Relaxed);
+            session.closing_since.store(look.now().max(1), Ordering::Relaxed);
             session.leave(gateway);
-        } else if now.saturating_sub(since) >= LINGER {
+        } else if look.silence(since) >= LINGER {
             session.end(gateway);
         }
         return;
     }
-    if sweep::has_come(session.number % limits.ping_seconds, limits.ping_seconds, since, now) {
+    if look.has_come(session.number % limits.ping_seconds, limits.ping_seconds) {
         session.pipe.send_control(PING);
     }
 }

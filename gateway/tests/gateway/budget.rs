@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{World, client_id, message, messages_of, until};
+use crate::support::{CONVERSATIONS, World, client_id, message, messages_of, until};
 
 /// Gateways with the default limits.
 async fn gateways(world: &World) -> Vec<Process> {
@@ -113,4 +113,48 @@ async fn an_edit_costs_as_much_as_a_message() {
     ann.get("ack", edit.clone()).await;
     ann.get("ack", edit.clone()).await;
     assert_eq!(ann.refused(edit).await, "rate_limited");
+}
+
+#[tokio::test]
+async fn a_user_who_asks_too_often_waits_and_nobody_else() {
+    let world = World::new().await;
+    let launch = world.env.gateway().unwrap();
+    let gateway = launch.env("PARTYLINE_REQUESTS_PER_SECOND", "3").start().await.unwrap();
+    let chat = world.direct(&gateway, ["bob", "ann"]).await;
+    let paths = [CONVERSATIONS.to_owned(), messages_of(&chat), format!("{CONVERSATIONS}{chat}/")];
+    let ask = async |user: &str, count: usize| {
+        join_all((0..count).map(|n| world.get(&gateway, user, &paths[n % paths.len()]))).await
+    };
+    // Services first: nothing is left of anybody's allowance to be taken.
+    let list = async |_| world.get(&gateway, "market", CONVERSATIONS).await.status;
+    assert_eq!(join_all((0..40).map(list)).await, [200; 40]);
+
+    let began = Instant::now();
+    let answers = ask("ann", 40).await;
+    let regained = 3 * (began.elapsed().as_secs() as usize + 1);
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert!((6..=6 + regained).contains(&taken.len()), "{} taken, {regained} regained", taken.len());
+    for refused in &refused {
+        assert_eq!((refused.status, refused.code()), (429, "rate_limited"));
+        assert_eq!(refused.headers["content-type"], "application/problem+json");
+        let after = refused.body["retry_after_ms"].as_u64().unwrap();
+        assert!((1..=334).contains(&after), "{after}");
+        assert_eq!(refused.headers["retry-after"], "1");
+    }
+    let limited = "partyline_gateway_rate_limited_total{kind=\"requests\"}";
+    assert_eq!(world.metric(&gateway, limited).await, refused.len() as f64);
+    assert_eq!(ask("bob", 1).await[0].status, 200);
+
+    // Sending is a request, too; and back when told, one is taken.
+    let send = async || {
+        let body = json!({ "client_id": client_id(), "content": "x" });
+        world.post(&gateway, "ann", &messages_of(&chat), body).await
+    };
+    let mut told = send().await;
+    while told.status == 200 {
+        told = send().await;
+    }
+    assert_eq!(told.code(), "rate_limited");
+    sleep(Duration::from_millis(told.body["retry_after_ms"].as_u64().unwrap())).await;
+    assert_eq!(ask("ann", 1).await[0].status, 200);
 }

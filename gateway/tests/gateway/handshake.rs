@@ -6,6 +6,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::tungstenite::{
     Message,
     error::Error as WsError,
@@ -15,7 +20,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::{
     person::{Person, connect, handshake},
-    support::{CONVERSATIONS, World, answer, until},
+    support::{CONVERSATIONS, PATIENCE, World, answer, until},
 };
 
 /// Status and code of a refused handshake.
@@ -196,4 +201,57 @@ async fn of_many_that_come_at_once_no_more_stay_than_may() {
         }
     }
     assert_eq!(staying, 10);
+}
+
+/// What is answered to the bytes of a request, and the code of its problem.
+async fn raw(gateway: &Process, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(gateway.http_addr()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection stays open").unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = serde_json::from_str::<Value>(body).map(|it| it["code"].as_str().unwrap_or_default().to_owned());
+    (head.to_lowercase(), code.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_request_names_its_host() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let host = format!("Host: {}\r\n", gateway.http_addr());
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let token = world.token("ann");
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let websocket = "/socket.io/?EIO=4&transport=websocket";
+    for (path, headers) in [
+        (CONVERSATIONS, "Connection: close\r\n".to_owned()),
+        ("/livez", "Connection: close\r\n".to_owned()),
+        ("/nothing", "Connection: close\r\n".to_owned()),
+        ("/ws", format!("Connection: Upgrade, close\r\n{upgrade}")),
+        (polling, "Connection: close\r\n".to_owned()),
+        (websocket, format!("Connection: Upgrade, close\r\n{upgrade}")),
+    ] {
+        let ask = async |version: &str, hosts: &str| {
+            raw(
+                &gateway,
+                &format!("GET {path} HTTP/{version}\r\n{hosts}Authorization: Bearer {token}\r\n{headers}\r\n"),
+            )
+            .await
+        };
+        for wrong in ["", &host.repeat(2), "Host: a b\r\n"] {
+            let (head, code) = ask("1.1", wrong).await;
+            assert!(head.starts_with("http/1.1 400 "), "{path} {wrong:?}: {head}");
+            assert!(head.contains("content-type: application/problem+json"), "{path}: {head}");
+            assert!(head.contains("x-content-type-options: nosniff"), "{path}: {head}");
+            assert_eq!(code, "bad_request", "{path}");
+        }
+        if !headers.contains("Upgrade") {
+            let status = if path == "/nothing" { " 404 " } else { " 200 " };
+            for (version, hosts) in [("1.1", host.as_str()), ("1.0", ""), ("1.0", &host)] {
+                let (head, _) = ask(version, hosts).await;
+                assert!(head[..16].contains(status), "{path} {version} {hosts:?}: {head}");
+            }
+        }
+    }
 }

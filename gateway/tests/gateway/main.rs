@@ -22,6 +22,7 @@ mod reading;
 mod requests;
 mod rest;
 mod socketio;
+mod stalls;
 mod support;
 mod tokens;
 mod traces;

@@ -1,8 +1,17 @@
 //! Read markers, unread messages, and news of conversations that are not open.
 
+use partyline_shared::{
+    event::{Event, Read},
+    ids::UserId,
+    subjects,
+    timestamp::Timestamp,
+};
 use serde_json::{Value, json};
 
-use crate::support::{CONVERSATIONS, World, message, seq, until};
+use crate::{
+    socketio::Raw,
+    support::{CONVERSATIONS, World, message, seq, until},
+};
 
 fn mark(chat: &str, seq: u64) -> Value {
     json!({ "type": "mark_read", "conversation_id": chat, "seq": seq })
@@ -65,6 +74,81 @@ async fn a_read_marker_never_moves_back() {
 }
 
 #[tokio::test]
+async fn nobody_is_misled_by_a_lower_marker_that_is_logged_last() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.group(&one, &["ann", "bob", "cat"]).await;
+    let (mut ann, mut bob) = (world.person(&one, "ann").await, world.person(&two, "bob").await);
+    ann.join(&chat).await;
+    let mut socketio = Raw::come(&two, &world.token("cat")).await;
+    socketio.say(&format!("42{}", json!(["join_conversation", { "conversation_id": chat }]))).await;
+    socketio.expect("42[\"joined_conversation\"").await;
+    let mut seqs = Vec::new();
+    for n in 0..5 {
+        seqs.push(seq(&ann.send(&chat, &n.to_string()).await));
+    }
+    bob.get("ack", mark(&chat, seqs[3])).await;
+    let _persister = world.persister().await;
+    world.persisted().await;
+
+    // As by a node that did not know yet of the marker that another one moved.
+    let stream = async_nats::jetstream::new(world.env.nats().await.unwrap());
+    let behind = async |seq: u64| {
+        let event = Event::Read(Read {
+            conversation_id: chat.parse().unwrap(),
+            user_id: UserId::new("bob").unwrap(),
+            last_read_seq: seq,
+            read_at: Timestamp::now(),
+        });
+        let subject = subjects::log(0, event.conversation_id());
+        stream.publish(subject, serde_json::to_vec(&event).unwrap().into()).await.unwrap().await.unwrap().sequence
+    };
+    let first = behind(seqs[1]).await;
+    behind(seqs[2]).await;
+
+    for _ in 0..3 {
+        assert_eq!(ann.expect("read").await["last_read_seq"].as_u64(), Some(seqs[3]));
+        let heard = socketio.expect("42[\"read\"").await;
+        assert!(heard.contains(&format!("\"last_read_seq\":{},", seqs[3])), "{heard}");
+    }
+    let pool = world.env.pool().await.unwrap();
+    let everywhere = async || {
+        // Live rooms, and one that is opened afresh, from memory and from the log.
+        let fresh = world.gateway().await;
+        for gateway in [&one, &two, &fresh] {
+            let mut person = world.person(gateway, "ann").await;
+            let after_the_highest = person.join_after(&chat, first - 1).await;
+            for joined in [person.join(&chat).await, after_the_highest, person.join_after(&chat, seqs[0]).await] {
+                assert_eq!(joined["read_markers"]["bob"].as_u64(), Some(seqs[3]), "{joined}");
+                let participants = joined["participants"].as_array().unwrap();
+                let listed = participants.iter().find(|it| it["user_id"] == "bob").unwrap();
+                assert_eq!(listed["last_read_seq"].as_u64(), Some(seqs[3]), "{joined}");
+            }
+            let told = person.join_after(&chat, seqs[4]).await;
+            let told: Vec<_> = told["events"].as_array().unwrap().iter().filter(|it| it["type"] == "read").collect();
+            assert!(told.len() == 3 && told.iter().all(|it| it["last_read_seq"] == json!(seqs[3])), "{told:#?}");
+            for path in [CONVERSATIONS.to_owned(), format!("{CONVERSATIONS}{chat}/")] {
+                let answer = world.get(gateway, "bob", &path).await.body;
+                let entry = answer["results"].get(0).unwrap_or(&answer);
+                let mine = (entry["last_read_seq"].as_u64(), entry["unread_count"].as_u64());
+                assert_eq!(mine, (Some(seqs[3]), Some(1)), "{answer}");
+                let participants = entry["participants"].as_array().unwrap();
+                let listed = participants.iter().find(|it| it["user_id"] == "bob").unwrap();
+                assert_eq!(listed["last_read_seq"].as_u64(), Some(seqs[3]), "{answer}");
+            }
+            let path = format!("{CONVERSATIONS}{chat}/mark_read/");
+            let back = world.post(gateway, "bob", &path, json!({ "seq": seqs[0] })).await;
+            assert_eq!(back.body["last_read_seq"].as_u64(), Some(seqs[3]));
+        }
+    };
+    world.persisted().await;
+    everywhere().await;
+    let marker = "SELECT last_read_seq FROM participants WHERE user_id = 'bob'";
+    let stored: i64 = sqlx::query_scalar(marker).fetch_one(&pool).await.unwrap();
+    assert_eq!(stored.cast_unsigned(), seqs[3]);
+}
+
+#[tokio::test]
 async fn unread_messages_are_counted_wherever_they_are() {
     let world = World::new().await;
     let gateway = world.gateway().await;
@@ -104,7 +188,6 @@ async fn unread_messages_are_counted_wherever_they_are() {
 async fn unread_messages_are_counted_while_a_persister_holds_some_back() {
     use async_nats::jetstream::{self, consumer::pull};
     use futures_util::StreamExt;
-    use partyline_shared::subjects;
     let world = World::new().await;
     let gateway = world.gateway().await;
     let chat = world.direct(&gateway, ["ann", "bob"]).await;

@@ -140,9 +140,40 @@ async fn every_operation_answers_as_the_document_says() {
     }
     assert_eq!(sent, 429);
 
+    too_often(&world, &document, &group).await;
     without_postgres(&world, &document, &group).await;
     let unseen: Vec<_> = document.promised().difference(&document.seen()).cloned().collect();
     assert!(unseen.is_empty(), "promised and never given: {unseen:#?}");
+}
+
+/// Every operation, and the body that it takes.
+fn operations() -> [(Method, &'static str, Value); 8] {
+    [
+        (Method::GET, CONVERSATIONS, Value::Null),
+        (Method::POST, CONVERSATIONS, json!({ "participant_ids": ["bob"] })),
+        (Method::GET, ONE, Value::Null),
+        (Method::GET, MESSAGES, Value::Null),
+        (Method::POST, MESSAGES, json!({ "client_id": client_id(), "content": "x" })),
+        (Method::POST, MARK_READ, json!({})),
+        (Method::POST, PARTICIPANTS, json!({ "user_id": "dan" })),
+        (Method::DELETE, PARTICIPANT, Value::Null),
+    ]
+}
+
+/// Each operation until it is refused, which a gateway that takes one request a second does soon.
+async fn too_often(world: &World, document: &Document, group: &str) {
+    let gateway = world.launch().env("PARTYLINE_REQUESTS_PER_SECOND", "1").start().await.unwrap();
+    let call = Caller { world, gateway: &gateway, document };
+    for (method, path, body) in operations() {
+        let actual = path.replace("{id}", group).replace("{user_id}", "bob");
+        loop {
+            let told = answer(call.request("ann", &method, &actual).json(&body)).await;
+            document.judge(method.as_str(), path, &told);
+            if told.status == 429 {
+                break;
+            }
+        }
+    }
 }
 
 /// A gateway that knows nothing yet, and whose Postgres is gone.
@@ -152,18 +183,7 @@ async fn without_postgres(world: &World, document: &Document, group: &str) {
     let launch = world.launch().env("PARTYLINE_DATABASE_URL", postgres.through(world.env.database_url()));
     let gateway = launch.start().await.unwrap();
     let call = Caller { world, gateway: &gateway, document };
-    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
-    let operations = [
-        (get.clone(), CONVERSATIONS, Value::Null),
-        (post.clone(), CONVERSATIONS, json!({ "participant_ids": ["bob"] })),
-        (get.clone(), ONE, Value::Null),
-        (get, MESSAGES, Value::Null),
-        (post.clone(), MESSAGES, json!({ "client_id": client_id(), "content": "x" })),
-        (post.clone(), MARK_READ, json!({})),
-        (post, PARTICIPANTS, json!({ "user_id": "dan" })),
-        (delete, PARTICIPANT, Value::Null),
-    ];
-    let asked = operations.into_iter().map(async |(method, path, body)| {
+    let asked = operations().into_iter().map(async |(method, path, body)| {
         let actual = path.replace("{id}", group).replace("{user_id}", "bob");
         call.send(503, (method, path), &actual, "ann", body).await;
     });

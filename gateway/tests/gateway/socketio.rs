@@ -1,13 +1,16 @@
 //! Socket.IO's edges, written by hand: what the official client never does, or doesn't show. That client's own tests are
 //! in `gateway/tests/socketio`.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use devstack::testing::{Launch, Process};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, client::IntoClientRequest},
@@ -86,7 +89,7 @@ impl Raw {
 }
 
 /// A session that polls.
-struct Poller<'a> {
+pub(crate) struct Poller<'a> {
     world: &'a World,
     gateway: &'a Process,
     sid: String,
@@ -100,7 +103,7 @@ impl<'a> Poller<'a> {
         Self { world, gateway, sid: told["sid"].as_str().unwrap().to_owned(), held: VecDeque::new() }
     }
 
-    async fn come(world: &'a World, gateway: &'a Process, user: &str) -> Self {
+    pub(crate) async fn come(world: &'a World, gateway: &'a Process, user: &str) -> Self {
         let mut poller = Self::open(world, gateway).await;
         poller.post(&format!("40{}", json!({ "token": world.token(user) }))).await;
         poller.expect("42[\"connected\",").await;
@@ -111,7 +114,7 @@ impl<'a> Poller<'a> {
         self.world.bare(self.gateway, method, &path("polling", &format!("&sid={}", self.sid)))
     }
 
-    async fn post(&self, body: &str) -> Answer {
+    pub(crate) async fn post(&self, body: &str) -> Answer {
         answer(self.request(Method::POST).body(body.to_owned())).await
     }
 
@@ -119,7 +122,7 @@ impl<'a> Poller<'a> {
         answer(self.request(Method::GET)).await
     }
 
-    async fn expect(&mut self, start: &str) -> String {
+    pub(crate) async fn expect(&mut self, start: &str) -> String {
         loop {
             while let Some(packet) = self.held.pop_front() {
                 if packet.starts_with(start) {
@@ -254,7 +257,8 @@ async fn a_client_that_polls_too_seldom_is_a_slow_reader() {
         world.metric(&gateway, "partyline_gateway_connections_closed_total{reason=\"too_slow\"}").await == 1.0
     })
     .await;
-    assert_eq!(slow.get().await.body, json!(format!("{}\u{1e}1", closing("too_slow", 4008))));
+    assert_eq!(slow.get().await.body, json!(closing("too_slow", 4008)));
+    assert_eq!(slow.get().await.body, json!(1), "the end of the transport, by itself");
     assert_eq!(slow.get().await.body["code"], 1, "the session is over");
 }
 
@@ -266,7 +270,35 @@ async fn a_session_polls_once_at_a_time() {
     let (one, other) = tokio::join!(poller.get(), poller.get());
     let (refused, told) = if one.status == 400 { (one, other) } else { (other, one) };
     assert_eq!((refused.status, &refused.body["code"]), (400, &json!(3)));
-    assert_eq!(told.body, json!(format!("{}\u{1e}41\u{1e}1", closing("overlapping_requests", 4500))));
+    assert_eq!(told.body, json!(format!("{}\u{1e}41", closing("overlapping_requests", 4500))));
+    assert_eq!(poller.get().await.body, json!(1));
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let bodies = [("frame_too_large", 413, vec![b'4'; 16_385]), ("invalid_utf8", 400, b"42[\"\xff\"]".to_vec())];
+    for (code, status, body) in bodies {
+        let poller = Poller::come(&world, &gateway, "ann").await;
+        let post = async {
+            let answer = answer(poller.request(Method::POST).body(body.clone())).await;
+            (answer.status, Instant::now())
+        };
+        let fetch = async {
+            let goodbye = poller.get().await.body;
+            assert_eq!(goodbye, json!(format!("{}\u{1e}41", closing(code, 4500))));
+            // A client that takes its time.
+            sleep(Duration::from_millis(300)).await;
+            let fetched = Instant::now();
+            assert_eq!(poller.get().await.body, json!(1));
+            fetched
+        };
+        let ((answered, at), fetched) = tokio::join!(post, fetch);
+        assert_eq!(answered, status, "{code}");
+        assert!(at >= fetched, "{code}: {:?} too soon", fetched - at);
+    }
+    // Nobody fetches it, and the request is answered all the same.
     let large = Poller::open(&world, &gateway).await;
     assert_eq!(large.post(&"4".repeat(16_385)).await.status, 413);
 }

@@ -40,10 +40,11 @@ impl World {
         Self { env: TestEnv::start().await.unwrap(), http: reqwest::Client::new() }
     }
 
-    /// A gateway without limits on messages and frames, to be configured further.
+    /// A gateway without limits on messages, frames and requests, to be configured further.
     pub(crate) fn launch(&self) -> Launch {
         let launch = self.env.gateway().unwrap();
-        launch.env("PARTYLINE_MESSAGES_PER_MINUTE", "0").env("PARTYLINE_FRAMES_PER_SECOND", "0")
+        let lifted = ["PARTYLINE_MESSAGES_PER_MINUTE", "PARTYLINE_FRAMES_PER_SECOND", "PARTYLINE_REQUESTS_PER_SECOND"];
+        lifted.into_iter().fold(launch, |launch, name| launch.env(name, "0"))
     }
 
     pub(crate) async fn gateway(&self) -> Process {

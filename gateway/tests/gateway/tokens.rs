@@ -11,7 +11,8 @@ use tokio_tungstenite::tungstenite::error::Error as WsError;
 
 use crate::{
     person::{Person, connect, handshake},
-    support::{CONVERSATIONS, World, answer, until},
+    socketio::Raw,
+    support::{CONVERSATIONS, World, answer, message, until},
 };
 
 #[tokio::test]
@@ -44,6 +45,58 @@ async fn a_socket_outlives_its_token_only_if_that_is_renewed() {
     careful.expect("token_expiring").await;
     careful.caught_up().await;
     assert!(careful.held("token_expiring").is_empty());
+}
+
+#[tokio::test]
+async fn a_renewed_token_holds_and_nothing_of_the_one_before() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    ann.join(&chat).await;
+    let token = |name: &str, user_type, scope| world.env.jwt_with("market", name, user_type, scope, 3_600).unwrap();
+    let service = token("Market", UserType::Customer, Some("mail service"));
+    let plain = token("Clerk", UserType::Vendor, Some("mail"));
+    let system = || {
+        let mut system = message(&chat, "for you");
+        system["message_type"] = json!("system");
+        system
+    };
+
+    let refresh = |token: &str| json!({ "type": "refresh_token", "token": token });
+    let mut native = Person::come(&gateway, &service).await;
+    native.get("ack", system()).await;
+    let heard = ann.expect("new_message").await;
+    assert_eq!((&heard["sender_username"], &heard["sender_type"]), (&json!("Market"), &json!("customer")));
+    native.get("ack", refresh(&plain)).await;
+    assert_eq!(native.refused(system()).await, "forbidden");
+    assert_eq!(native.refused(message(&chat, "x")).await, "forbidden");
+    // Not a refused one either: what was, stays.
+    assert_eq!(native.refused(refresh(&world.token("bob"))).await, "forbidden");
+    assert_eq!(native.refused(message(&chat, "x")).await, "forbidden");
+    let add = json!({ "participant_ids": ["ann", "market"], "kind": "group" });
+    let group = world.post(&gateway, "market", CONVERSATIONS, add).await.body["id"].as_str().unwrap().to_owned();
+    ann.join(&group).await;
+    native.send(&group, "by a clerk").await;
+    let heard = ann.find(|it| it["content"] == "by a clerk").await;
+    assert_eq!((&heard["sender_username"], &heard["sender_type"]), (&json!("Clerk"), &json!("vendor")));
+    native.get("ack", refresh(&service)).await;
+    native.get("ack", system()).await;
+
+    let mut raw = Raw::come(&gateway, &plain).await;
+    let mut count = 0;
+    let mut ask = async |name: &str, fields: Value| {
+        count += 1;
+        raw.say(&format!("42{count}{}", json!([name, fields]))).await;
+        let answer = raw.expect(&format!("43{count}")).await;
+        let answer: Value = serde_json::from_str(&answer[answer.find('[').unwrap()..]).unwrap();
+        answer[0].clone()
+    };
+    assert_eq!(ask("send_message", system()).await["code"], "forbidden");
+    assert_eq!(ask("refresh_token", json!({ "token": service })).await["status"], "ok");
+    assert_eq!(ask("send_message", system()).await["status"], "ok");
+    assert_eq!(ask("refresh_token", json!({ "token": plain })).await["status"], "ok");
+    assert_eq!(ask("send_message", system()).await["code"], "forbidden");
 }
 
 /// A private key and how its public half is published.

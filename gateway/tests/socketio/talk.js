@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { Client } from "./client.js";
 import { BURST, somebody } from "./stack.js";
@@ -161,6 +162,21 @@ export function talk(world, transport) {
       await ann.hears("presence", (it) => it.user_id === people[1].userId && !it.online && it.last_seen);
       bob.socket.connect();
       await ann.hears("presence", (it) => it.user_id === people[1].userId && it.online);
+    });
+
+    it("is told why it is closed before it hears that it is, and stays away if it broke the protocol", async (t) => {
+      const large = "x".repeat(20_000);
+      // Each is a race of two connections over polling.
+      for (let n = 0; n < 5; n++) {
+        const client = await Client.come(t, world.stack, somebody("ann"), { transports });
+        const order = [];
+        client.socket.on("closing", ({ code }) => order.push(code));
+        client.socket.on("disconnect", (why) => order.push(why));
+        client.socket.emit("typing", { conversation_id: large, is_typing: true });
+        await client.hears("disconnect");
+        await sleep(100);
+        assert.deepEqual([order, client.socket.connected, client.socket.active], [["frame_too_large", "io server disconnect"], false, false]);
+      }
     });
 
     it("limits messages, over all of a person's connections", async (t) => {

@@ -12,7 +12,7 @@ import { Observable } from "./store.ts";
 import { Timeline } from "./timeline.ts";
 import { TypingState, type TypingUser } from "./typing.ts";
 import { uuidv7 } from "./uuid.ts";
-import type { Command, Joined, LogEvent, MessageType, Participant, Presence, SendAck, Typing, User } from "./wire.ts";
+import type { Command, LogEvent, MessageType, Participant, Presence, SendAck, Typing, User } from "./wire.ts";
 
 /** One conversation as it is shown. */
 export interface ConversationSnapshot {
@@ -83,7 +83,11 @@ export class Conversation extends Observable<ConversationSnapshot> {
     this.#chat = chat;
     this.#timeline = new Timeline(chat.historyLimit);
     this.#joining = new Joining(id, this.#timeline, chat.connection, {
-      onJoined: (joined) => this.#joined(joined),
+      onJoined: (joined, after) => {
+        this.#members.join(joined, after);
+        this.#reach();
+        this.changed();
+      },
       onLeft: () => this.#left(),
       onChange: () => this.changed(),
     });
@@ -267,12 +271,6 @@ export class Conversation extends Observable<ConversationSnapshot> {
       typing: this.#typing.users,
       readMarkers: markers,
     };
-  }
-
-  #joined(joined: Joined): void {
-    this.#members.join(joined);
-    this.#reach();
-    this.changed();
   }
 
   #left(): void {

@@ -13,7 +13,8 @@ const LEAVE_MS = 1_000;
 export type Phase = "closed" | "behind" | "live" | "refused";
 
 export interface JoiningEvents {
-  onJoined(joined: Joined): void;
+  /** `after`: what the join followed, if anything. */
+  onJoined(joined: Joined, after: number | undefined): void;
   onLeft(): void;
   onChange(): void;
 }
@@ -129,7 +130,7 @@ export class Joining {
       this.#notBefore = Date.now() + GAP_MS;
       this.#attempt = 0;
     }
-    this.#events.onJoined(joined);
+    this.#events.onJoined(joined, after);
   }
 
   #refused(refusal: Refusal): void {

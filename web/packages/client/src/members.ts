@@ -7,10 +7,12 @@ export class Members {
   /** The last `seq` read, by user id. */
   markers: ReadonlyMap<string, number> = new Map();
 
-  join({ participants, online, read_markers }: Joined): void {
+  /** `after`: the last `seq` held when it was asked for. */
+  join({ participants, online, read_markers }: Joined, after: number | undefined): void {
     this.participants = participants;
     this.online = new Set(online);
-    this.markers = new Map(Object.entries(read_markers));
+    // A node that knows less than the one before moves nobody back; a join that follows nothing may.
+    this.markers = new Map(Object.entries(read_markers).map(([user, seq]) => [user, after ? Math.max(this.marker(user), seq) : seq]));
   }
 
   take(event: LogEvent): void {

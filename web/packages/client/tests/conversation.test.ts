@@ -385,6 +385,24 @@ describe("reading", () => {
     expect(marks()).toEqual([2, 4]);
   });
 
+  it("goes back by no answer of a node that knows less, but by a log that was begun again", async () => {
+    const socket = await open(3, [newMessage(2), newMessage(3)], { read_markers: { [ME]: 3, [OTHER]: 1 } });
+    const again = async (more: Partial<Joined>) => {
+      network.last.drop(4001);
+      await vi.advanceTimersByTimeAsync(3_000);
+      network.last.welcome();
+      await answerJoin(network.last, joined(4, [], more));
+    };
+    socket.hear({ type: "read", conversation_id: CONVERSATION, seq: 4, prev_seq: 3, user_id: OTHER, last_read_seq: 3, read_at: "" });
+    await again({ read_markers: { [ME]: 2, [OTHER]: 2 } });
+    expect([...snapshot().readMarkers]).toEqual([[ME, 3], [OTHER, 3]]);
+    await again({ read_markers: { [ME]: 4 } });
+    expect([...snapshot().readMarkers]).toEqual([[ME, 4]]);
+    await again({ read_markers: { [ME]: 1 }, epoch: "e2" });
+    await answerJoin(network.last, joined(2, [], { read_markers: { [ME]: 1 }, epoch: "e2" }));
+    expect([...snapshot().readMarkers]).toEqual([[ME, 1]]);
+  });
+
   it("waits for all that came before, and is told again if it was lost", async () => {
     const socket = await open(3);
     conversation.markRead();
