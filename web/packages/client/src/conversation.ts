@@ -177,7 +177,7 @@ export class Conversation extends Observable<ConversationSnapshot> {
     if (!this.#joining.accept(event)) return;
     this.#members.take(event);
     if (event.type === "new_message") this.#typing.end(event.sender_id);
-    if (event.type === "participant_removed" && event.user_id === this.#me) this.#joining.refuse(new Refusal("forbidden", "You no longer take part"));
+    if (event.type === "participant_removed" && event.user_id === this.#me) this.#joining.refuse(new Refusal("forbidden", "You were removed"));
     this.#reach();
     this.changed();
   }

@@ -109,7 +109,7 @@ export class Joining {
       while (this.#isUnderWay && this.isWanted) {
         const after = this.#timeline.held;
         const departures = this.#departures;
-        await this.#connection.request({ type: "join_conversation", conversation_id: this.#id, ...(after !== undefined && { after }) }, (reply) =>
+        await this.#connection.request({ type: "join_conversation", conversation_id: this.#id, after }, (reply) =>
           this.#joined(reply as Joined, after, departures === this.#departures),
         );
       }
