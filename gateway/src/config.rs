@@ -62,7 +62,7 @@ pub struct LimitSettings {
     #[arg(long, env = "PARTYLINE_FRAMES_PER_SECOND", default_value_t = 20)]
     pub frames_per_second: u32,
     /// REST requests a second a user, to one node, and twice as many at once; services have no limit. 0 lifts it.
-    #[arg(long, env = "PARTYLINE_REQUESTS_PER_SECOND", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, env = "PARTYLINE_REQUESTS_PER_SECOND", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub requests_per_second: u32,
     /// Connections of one user to one node; a further one replaces the oldest. 0 lifts the limit.
     #[arg(long, env = "PARTYLINE_CONNECTIONS_PER_USER", default_value_t = 10)]

@@ -68,6 +68,7 @@ export class Stack {
         PARTYLINE_PERSISTER_ADMIN_ADDR: `127.0.0.1:${persisterAdmin}`,
         PARTYLINE_JWT_SECRET: info.secret,
         PARTYLINE_MESSAGES_PER_MINUTE: "0",
+        PARTYLINE_REQUESTS_PER_SECOND: "0",
         // The client takes half of it for messages: a test that sends many waits for that, not for the gateway.
         PARTYLINE_FRAMES_PER_SECOND: "200",
         PARTYLINE_DRAIN_SECONDS: "0",
