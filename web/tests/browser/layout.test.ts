@@ -4,8 +4,9 @@ import { test } from "./fixtures.ts";
 import { call, say } from "./stack.ts";
 import type { ChatWindow } from "./window.ts";
 
-test("scrolling up brings what is older, without a jump", async ({ open, stack, couple: { customer, vendor, conversation } }) => {
-  const all = Array.from({ length: 120 }, (_, index) => `message ${index + 1}`);
+test("scrolling up brings what is older, without a jump", { timeout: 60_000 }, async ({ open, stack, couple: { customer, vendor, conversation } }) => {
+  // More than is asked for while the log is being opened.
+  const all = Array.from({ length: 260 }, (_, index) => `message ${index + 1}`);
   for (const content of all) {
     await say(stack, conversation, vendor, content);
   }
@@ -33,6 +34,8 @@ test("scrolling up brings what is older, without a jump", async ({ open, stack, 
   expect(await casey.history()).toEqual(all);
 
   await log.evaluate((element) => (element.scrollTop = 0));
+  // Until the page knows that it has left the end, it would follow.
+  await casey.page.locator(".pl-jump").waitFor();
   await say(stack, conversation, vendor, "news");
   await casey.page.getByRole("button", { name: "1 new" }).click();
   await expect.poll(isAtEnd).toBe(true);
