@@ -10,6 +10,8 @@ export default defineConfig({
     isolate: false,
     testTimeout: 30_000,
     hookTimeout: 120_000,
+    // A browser on a busy machine: a second try, with new people, which the report names. Never at a desk.
+    retry: process.env.CI ? 1 : 0,
     expect: { poll: { timeout: 15_000, interval: 25 } },
   },
 });

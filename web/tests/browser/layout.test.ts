@@ -162,7 +162,7 @@ test.for([320, 390])("nothing sticks out of a phone %i px wide", async (width, {
   expect(await casey.page.getByTestId("conversations").isVisible()).toBe(false);
   await casey.page.getByRole("button", { name: "Back to the conversations" }).tap();
   expect(await casey.page.getByTestId("log").isVisible()).toBe(false);
-  expect(await casey.item("Vera").locator(".pl-preview").innerText()).toBe("You: short");
+  await expect.poll(() => casey.item("Vera").locator(".pl-preview").innerText()).toBe("You: short");
   await casey.page.getByRole("button", { name: "New conversation" }).tap();
   await casey.page.getByLabel("Talk with (user id)").waitFor();
   expect(await wide(casey.page)).toEqual([]);
