@@ -124,12 +124,12 @@ fn manage(identity: &Identity, membership: &Membership, leaving: Option<&UserId>
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use partyline_shared::claims::UserType;
 
     use super::*;
 
-    fn identity(user: &str, service: bool) -> Identity {
+    pub(crate) fn identity(user: &str, service: bool) -> Identity {
         Identity {
             user_id: UserId::new(user).unwrap(),
             username: user.into(),
