@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::LimitSettings, metrics, presence::Presence};
+use crate::{config::LimitSettings, metrics, presence::Presence, tasks};
 
 /// How long the judge may take; then this node judges by what it has heard.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -81,18 +81,15 @@ impl Budget {
         if budget.limiter.is_some() {
             let asked = budget.client.subscribe(subjects::node_budget(&budget.node)).await?;
             let told = budget.client.subscribe(subjects::DEBITS).await?;
-            for task in [
-                tokio::spawn(budget.clone().judge_for_others(asked)),
-                tokio::spawn(budget.clone().listen(told)),
-                tokio::spawn(budget.clone().tell(to_tell)),
-                tokio::spawn(budget.clone().tidy()),
-            ] {
-                let end = end.clone();
-                tokio::spawn(async move {
-                    end.cancelled().await;
-                    task.abort();
-                });
-            }
+            tasks::until(
+                end,
+                [
+                    tokio::spawn(budget.clone().judge_for_others(asked)),
+                    tokio::spawn(budget.clone().listen(told)),
+                    tokio::spawn(budget.clone().tell(to_tell)),
+                    tokio::spawn(budget.clone().tidy()),
+                ],
+            );
         }
         Ok(budget)
     }

@@ -25,6 +25,7 @@ use crate::{
     presence::Presence,
     session::registry::Registry,
     store::{Store, UNREAD_MAX, Unread, UnreadKey},
+    tasks,
 };
 
 /// How long news of a conversation is gathered, so that a burst counts unread messages once.
@@ -48,8 +49,6 @@ pub struct News {
     pub seq: Seq,
     /// The message, for [`Reason::Message`].
     pub last_message: Option<Box<RawValue>>,
-    /// Whose message, marker or doing it is.
-    pub by: Option<UserId>,
     pub users: Vec<UserId>,
 }
 
@@ -92,13 +91,7 @@ impl Inbox {
         let inbox =
             Arc::new(Self { node, client, presence, registry, store, log, arrived, audiences: Audiences::default() });
         let news = inbox.client.subscribe(subjects::node_inbox(&inbox.node)).await?;
-        for task in [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))] {
-            let end = end.clone();
-            tokio::spawn(async move {
-                end.cancelled().await;
-                task.abort();
-            });
-        }
+        tasks::until(end, [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))]);
         Ok(inbox)
     }
 
@@ -108,7 +101,6 @@ impl Inbox {
         &self,
         membership: &Arc<Membership>,
         seq: Seq,
-        by: UserId,
         last_message: impl FnOnce() -> Option<Box<RawValue>>,
     ) {
         let conversation_id = membership.conversation_id;
@@ -120,7 +112,7 @@ impl Inbox {
             return;
         }
         let (reason, last_message) = (Reason::Message, last_message());
-        let news = News { conversation_id, reason, seq, last_message, by: Some(by), users: Vec::new() };
+        let news = News { conversation_id, reason, seq, last_message, users: Vec::new() };
         self.send(&audience, &news).await;
     }
 

@@ -23,6 +23,7 @@ pub mod server;
 pub mod session;
 pub mod socketio;
 pub mod store;
+pub mod tasks;
 pub mod trace;
 pub mod validate;
 pub mod ws;

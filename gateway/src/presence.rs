@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::state::State;
-use crate::{log::Log, session::registry::Registry};
+use crate::{log::Log, session::registry::Registry, tasks};
 
 /// Keys written at once.
 const WRITES: usize = 256;
@@ -86,18 +86,15 @@ impl Presence {
             not_there(&error).await;
         }
         presence.see_node(&presence.node.clone());
-        for task in [
-            tokio::spawn(presence.clone().watch(false)),
-            tokio::spawn(presence.clone().watch(true)),
-            tokio::spawn(presence.clone().write(to_write)),
-            tokio::spawn(presence.clone().keep_lease()),
-        ] {
-            let end = end.clone();
-            tokio::spawn(async move {
-                end.cancelled().await;
-                task.abort();
-            });
-        }
+        tasks::until(
+            end,
+            [
+                tokio::spawn(presence.clone().watch(false)),
+                tokio::spawn(presence.clone().watch(true)),
+                tokio::spawn(presence.clone().write(to_write)),
+                tokio::spawn(presence.clone().keep_lease()),
+            ],
+        );
         presence
     }
 

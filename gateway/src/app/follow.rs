@@ -14,6 +14,7 @@ use crate::{
     encode::{Class, Frame},
     metrics,
     presence::Change,
+    tasks,
 };
 
 /// Between two looks at the streams for reasons other than a reconnection.
@@ -34,20 +35,17 @@ pub(super) fn all(
     to_tell: mpsc::UnboundedReceiver<Change>,
     end: &CancellationToken,
 ) {
-    for task in [
-        tokio::spawn(follow_link(chat.clone(), heard)),
-        tokio::spawn(follow_doubt(chat.clone())),
-        tokio::spawn(follow_restarts(chat.clone(), told.log_restarted)),
-        tokio::spawn(follow_members(chat.clone(), told.members_changed)),
-        tokio::spawn(follow_tidying(chat.clone(), told.presence_tidied)),
-        tokio::spawn(tell_presence(chat.clone(), to_tell)),
-    ] {
-        let end = end.clone();
-        tokio::spawn(async move {
-            end.cancelled().await;
-            task.abort();
-        });
-    }
+    tasks::until(
+        end.clone(),
+        [
+            tokio::spawn(follow_link(chat.clone(), heard)),
+            tokio::spawn(follow_doubt(chat.clone())),
+            tokio::spawn(follow_restarts(chat.clone(), told.log_restarted)),
+            tokio::spawn(follow_members(chat.clone(), told.members_changed)),
+            tokio::spawn(follow_tidying(chat.clone(), told.presence_tidied)),
+            tokio::spawn(tell_presence(chat.clone(), to_tell)),
+        ],
+    );
 }
 
 /// Reacts to what happens to the NATS connection: whatever may have been missed is looked up.

@@ -43,7 +43,7 @@ pub async fn create(chat: &Arc<Chat>, who: &Identity, asked: NewConversation) ->
             reason: Reason::Added,
             seq: 0,
             last_message: None,
-            by: Some(who.user_id.clone()),
+
             users: new.participants,
         };
         let chat = chat.clone();

@@ -68,7 +68,7 @@ pub async fn mark_read(
         reason: Reason::Read,
         seq: appended.seq,
         last_message: None,
-        by: Some(who.user_id.clone()),
+
         users: vec![who.user_id.clone()],
     };
     let chat = chat.clone();

@@ -55,7 +55,7 @@ pub async fn add(
         added_by: who.user_id.clone(),
     });
     let told = chat.log.append(permit, &event, None).await;
-    tell(chat, conversation, Reason::Added, who, user, told);
+    tell(chat, conversation, Reason::Added, user, told);
     Ok(Addition::New(participant))
 }
 
@@ -80,7 +80,7 @@ pub async fn remove(
         removed_by: who.user_id.clone(),
     });
     let told = chat.log.append(permit, &event, None).await;
-    tell(chat, conversation, Reason::Removed, who, user, told);
+    tell(chat, conversation, Reason::Removed, user, told);
     Ok(())
 }
 
@@ -89,19 +89,11 @@ fn tell(
     chat: &Arc<Chat>,
     conversation_id: ConversationId,
     reason: Reason,
-    who: &Identity,
     user: &UserId,
     told: Result<Appended, Refusal>,
 ) {
     let seq = told.map_or(0, |appended| appended.seq);
-    let news = News {
-        conversation_id,
-        reason,
-        seq,
-        last_message: None,
-        by: Some(who.user_id.clone()),
-        users: vec![user.clone()],
-    };
+    let news = News { conversation_id, reason, seq, last_message: None, users: vec![user.clone()] };
     let chat = chat.clone();
     tokio::spawn(async move { chat.inbox.tell(news).await });
 }

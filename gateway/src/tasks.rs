@@ -1,0 +1,12 @@
+//! Tasks that last as long as the process serves.
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Aborts tasks at `end`.
+pub fn until<const N: usize>(end: CancellationToken, tasks: [JoinHandle<()>; N]) {
+    tokio::spawn(async move {
+        end.cancelled().await;
+        tasks.iter().for_each(JoinHandle::abort);
+    });
+}
