@@ -18,6 +18,8 @@ pub(crate) struct Seen {
     pub(crate) last_seq: u64,
     /// `seq` and `client_id`, in the order of their coming.
     pub(crate) messages: Vec<(u64, String)>,
+    /// `seq` of removals, by the removed.
+    pub(crate) removals: Vec<(u64, String)>,
     /// `seq` by `client_id`, as acknowledged.
     pub(crate) acknowledged: BTreeMap<String, u64>,
     /// What no client should see.
@@ -37,6 +39,9 @@ impl Seen {
         self.last_seq = seq;
         if event["type"] == "new_message" {
             self.messages.push((seq, event["client_id"].as_str().unwrap().to_owned()));
+        }
+        if event["type"] == "participant_removed" {
+            self.removals.push((seq, event["user_id"].as_str().unwrap().to_owned()));
         }
     }
 

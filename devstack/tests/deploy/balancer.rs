@@ -14,8 +14,9 @@ use tokio::{
 
 use crate::{
     count,
-    participant::{self, Person, Plan, World},
+    participant::{Person, Plan},
     stack::{Balancer, Stack},
+    world::{self, World},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +55,7 @@ async fn a_gateway_leaves_behind_haproxy_and_nothing_acknowledged_is_lost() {
     let mut plans = Vec::new();
     for number in 0..CONVERSATIONS {
         let pair = [format!("left-{number}"), format!("right-{number}")];
-        let conversation = participant::create_conversation(&env, &stack.gateways[0], &pair).await;
+        let conversation = world::create_conversation(&env, &stack.gateways[0], "direct", &pair).await;
         for name in pair {
             let token = env.jwt(&name, &name, UserType::Customer).unwrap();
             plans.push(Plan { conversation: conversation.clone(), name, token, messages: MESSAGES });
@@ -88,7 +89,7 @@ async fn a_gateway_leaves_behind_haproxy_and_nothing_acknowledged_is_lost() {
     world.all_acknowledged(TOTAL).await;
     let seen = people.join_all().await;
     let counts = count::check(&env, &seen, TOTAL).await;
-    let (reconnections, repeats) = (world.reconnections(), world.repeats());
+    let (reconnections, repeats) = (world.reconnections(), world.repeats() + world.stored_repeats().0);
     let _ = writeln!(
         std::io::stderr(),
         "balancer: {counts}; {} sockets told to move, {reconnections} reconnections, {repeats} sends repeated",

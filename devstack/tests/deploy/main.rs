@@ -6,6 +6,8 @@
 mod balancer;
 mod configuration;
 // What counts there counts here.
+#[path = "../chaos/client.rs"]
+mod client;
 #[path = "../chaos/count.rs"]
 mod count;
 mod dashboards;
@@ -19,3 +21,5 @@ mod prometheus;
 mod rules;
 mod stack;
 mod traffic;
+#[path = "../chaos/world.rs"]
+mod world;
