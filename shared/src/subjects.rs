@@ -230,4 +230,19 @@ mod tests {
         }
         assert!(hits.iter().all(|&n| (700..1300).contains(&n)), "{hits:?}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_one_token_and_comes_back(text in ".*") {
+            let token = token(&text);
+            proptest::prop_assert!(token.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-=".contains(&it)), "{token}");
+            proptest::prop_assert_eq!(untoken(&token), Some(text));
+        }
+
+        #[test]
+        fn any_subject_is_parsed_or_refused(subject in "chat\\.(log|live|seen)(\\.[^ ]{0,40}){0,4}|.*") {
+            // Whatever another program publishes must not end this one.
+            let _ = (parse_log(&subject), parse_live(&subject), parse_seen(&subject), untoken(&subject));
+        }
+    }
 }

@@ -131,4 +131,24 @@ mod tests {
             assert_eq!(parse_event(json).err(), Some(BAD_PACKET), "{json:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_packet_or_a_violation(text in "[0-6b]{0,3}(/[a-z?]{0,5},?)?[0-9]{0,25}(\\[.*\\])?|.*") {
+            if let Ok(Packet::Event { json, .. }) = Packet::parse(&text) {
+                proptest::prop_assert!(text.ends_with(json));
+                let _ = parse_event(json);
+            }
+        }
+
+        #[test]
+        fn an_event_comes_back_as_it_was_written(id in proptest::option::of(proptest::num::u64::ANY), name in ".*", argument in ".*") {
+            let json = serde_json::json!([name, argument]).to_string();
+            let text = format!("42{}{json}", id.map_or_else(String::new, |id| id.to_string()));
+            let Ok(Packet::Event { id: parsed, json }) = Packet::parse(&text) else { panic!("{text}") };
+            let (parsed_name, parsed_argument) = parse_event(json).unwrap();
+            proptest::prop_assert_eq!((parsed, &*parsed_name), (id, &*name));
+            proptest::prop_assert_eq!(parsed_argument.unwrap().get(), serde_json::json!(argument).to_string());
+        }
+    }
 }

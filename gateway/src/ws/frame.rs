@@ -227,4 +227,63 @@ mod tests {
         let huge = [vec![0x81, 0xff], vec![0xff; 8], vec![0; 4]].concat();
         assert_eq!(violation(huge), "frame_too_large");
     }
+
+    /// What the decoder makes of a client's bytes that arrive in pieces of these sizes, as [`super::super::reader`] calls it.
+    fn decode(bytes: &[u8], pieces: &[usize], max_bytes: usize) -> Result<Vec<String>, Violation> {
+        let (mut decoder, mut held, mut messages) = (Decoder::default(), Vec::new(), Vec::new());
+        let (mut rest, mut sizes) = (bytes, pieces.iter().copied().cycle());
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
+            held.extend_from_slice(piece);
+            rest = later;
+            let mut taken = 0;
+            let came = held.len();
+            while let Some((message, size)) = decoder.next(&mut held[taken..], max_bytes)? {
+                assert!(taken + size <= came, "more was taken than came");
+                messages.push(format!("{message:?}"));
+                taken += size;
+            }
+            held.drain(..taken);
+        }
+        Ok(messages)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn frames_mean_the_same_however_they_arrive(
+            texts in proptest::collection::vec(".{0,200}", 1..8),
+            cuts in proptest::collection::vec(0_usize..300, 0..4),
+            pieces in proptest::collection::vec(1_usize..70, 1..6),
+        ) {
+            let (mut wire, mut expected) = (Vec::new(), Vec::new());
+            for text in &texts {
+                // One message in several fragments, a ping between them.
+                let mut rest = text.as_bytes();
+                let mut opcode = 0x01;
+                for cut in &cuts {
+                    let (fragment, later) = rest.split_at((*cut).min(rest.len()));
+                    wire.extend(frame(opcode, fragment));
+                    wire.extend(frame(0x89, b"between"));
+                    expected.push(format!("{:?}", Message::Fragment));
+                    expected.push(format!("{:?}", Message::Ping(b"between")));
+                    (rest, opcode) = (later, 0x00);
+                }
+                wire.extend(frame(0x80 | opcode, rest));
+                expected.push(format!("{:?}", Message::Text(text.into())));
+            }
+            let expected = Ok(expected);
+            proptest::prop_assert_eq!(&decode(&wire, &[wire.len()], 4_096), &expected);
+            proptest::prop_assert_eq!(&decode(&wire, &pieces, 4_096), &expected);
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_a_violation(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+            pieces in proptest::collection::vec(1_usize..70, 1..6),
+        ) {
+            let whole = decode(&bytes, &[bytes.len()], 200);
+            proptest::prop_assert_eq!(decode(&bytes, &pieces, 200), whole);
+            let _ = Decoder::wanted(&bytes);
+        }
+    }
 }
