@@ -21,11 +21,12 @@ use crate::{
     session::conn::Conn,
 };
 
-/// Bytes of events in one answer; the client asks on.
+/// Upper bound on the bytes of events in one answer, except that a single event always fits. With `after` the client asks
+/// for the rest by joining again; without it, REST has the older messages.
 const PAGE_BYTES: usize = 256 * 1_024;
 
-/// How long this node may take to get what another one had.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long this node may take to deliver what another one had.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What goes before the live events.
 struct Page {
@@ -51,6 +52,28 @@ impl Page {
             source: ResumeSource::Ring,
             markers: Forward::default(),
         }
+    }
+
+    /// The first page of a client that holds nothing: the newest messages that fit, oldest first. It ends at `head`; what
+    /// doesn't fit is older than everything in the page.
+    fn newest(last: &history::Page, head: Seq) -> Self {
+        let mut page = Self { has_older: last.has_older, ..Self::new(head) };
+        let mut newest_first: Vec<Vec<u8>> = Vec::new();
+        let mut bytes = 0;
+        for message in last.messages.iter().rev().filter(|message| message.seq <= head) {
+            let mut json = Vec::new();
+            resume::write_message(message, &mut json);
+            bytes += json.len() + 1;
+            if bytes > PAGE_BYTES && !newest_first.is_empty() {
+                page.has_older = true;
+                break;
+            }
+            newest_first.push(json);
+        }
+        newest_first.reverse();
+        page.count = newest_first.len();
+        page.json = newest_first.join(&b',');
+        page
     }
 
     /// Adds an event; false if there is no room for it.
@@ -130,14 +153,8 @@ async fn first_page(chat: &Chat, room: &Room, after: Option<Seq>) -> Result<Page
     }
     // Whatever comes after this head is added as events.
     let head = room.head();
-    let mut page = Page::new(0);
     let last = history::page(&chat.store, &chat.log, room.id, Range::Last, DEFAULT_PAGE).await?;
-    page.has_older = last.has_older;
-    for message in last.messages.iter().filter(|message| message.seq <= head) {
-        page.add(message.seq, |json| resume::write_message(message, json));
-    }
-    page.cursor = head;
-    Ok(page)
+    Ok(Page::newest(&last, head))
 }
 
 /// Adds what the room doesn't hold until the client can become a member.
@@ -212,11 +229,21 @@ fn not_joined(chat: &Chat, conn: &Conn, conversation: ConversationId) {
     chat.registry.changed();
 }
 
-/// The client was on a node that was a moment ahead of this one, or it names a place that the log never reached.
+/// Moves the page to a place that this node can answer for: the client holds more than this node has delivered.
+///
+/// Either another node delivered an event that is still on its way to this one: the log's head is above the room's, and
+/// this node delivers it first. Or the log has nothing above the room's head, so this node is up to date and the client's
+/// place stands for "everything": rooms that opened without an event in the log take the persister's floor as their
+/// head, which differs between nodes, and a room may stay open after retention has taken its last event.
 async fn fall_back(chat: &Chat, room: &Room, page: &mut Page) -> Result<(), Refusal> {
-    let end = chat.log.end(room.id).await?.seq.max(room.head());
-    page.cursor = page.cursor.min(end);
-    let reached = tokio::time::timeout(PATIENCE, room.reaches(page.cursor)).await;
+    let stored = chat.log.head(room.id).await?.map_or(0, |entry| entry.seq);
+    let head = room.head();
+    if stored <= head {
+        page.cursor = page.cursor.min(head);
+        return Ok(());
+    }
+    page.cursor = page.cursor.min(stored);
+    let reached = tokio::time::timeout(CATCH_UP_TIMEOUT, room.reaches(page.cursor)).await;
     reached.map_err(|_| Refusal::unavailable("the log"))
 }
 

@@ -54,7 +54,8 @@ impl Tail {
         let head = log.head(conversation).await?.map_or(0, |entry| entry.seq);
         let mut cursor = floor;
         while cursor < head {
-            let entries = log.read_up_to(conversation, cursor, head, BATCH).await?;
+            // What retention removes meanwhile is in Postgres, which is read afterwards.
+            let entries = log.read_stored(conversation, cursor, head, BATCH).await?;
             let Some(last) = entries.last() else { break };
             cursor = last.seq;
             entries.iter().for_each(|entry| tail.add(entry, range, keep));
