@@ -63,7 +63,7 @@ impl Tail {
         Ok(tail)
     }
 
-    fn add(&mut self, entry: &Entry, range: Range, keep: usize) {
+    pub(super) fn add(&mut self, entry: &Entry, range: Range, keep: usize) {
         match Event::from_json(&entry.payload) {
             Ok(Event::NewMessage(message)) => {
                 let message = HistoryMessage {
@@ -125,6 +125,12 @@ impl Tail {
     #[must_use]
     pub fn marker(&self, user: &UserId) -> Seq {
         self.markers.get(user).copied().unwrap_or(0)
+    }
+
+    /// Where read markers went, by user.
+    #[must_use]
+    pub fn into_markers(self) -> HashMap<UserId, Seq> {
+        self.markers
     }
 
     /// The messages of the tail alone, changes applied.
