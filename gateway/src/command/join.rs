@@ -98,7 +98,6 @@ struct Joined<'a> {
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
     conversation_id: ConversationId,
-    seq: Seq,
     epoch: &'a str,
     more: bool,
     has_older: bool,
@@ -169,37 +168,40 @@ async fn attach(
     page: &mut Page,
 ) -> Result<bool, Refusal> {
     let epoch = chat.log.epoch(room.id);
+    let who = conn.identity();
     loop {
         let membership = room.membership();
         let markers = room.markers();
-        // What Postgres had when they were read may be behind the markers.
-        let participants: Vec<_> = membership
-            .participants
-            .iter()
-            .map(|it| Participant { last_read_seq: markers.get(&it.user_id).copied().unwrap_or(0), ..it.clone() })
-            .collect();
+        let participant = |it: &Participant| {
+            let mut it = it.clone();
+            // What Postgres had when they were read may be behind the markers.
+            it.last_read_seq = markers.get(&it.user_id).copied().unwrap_or(0);
+            if it.user_id == who.user_id && it.username == it.user_id.as_str() {
+                // Somebody's first connection: what the token says is on its way to Postgres.
+                it.username.clone_from(&who.username);
+                it.user_type = who.user_type;
+            }
+            it
+        };
+        let participants: Vec<_> = membership.participants.iter().map(participant).collect();
         let online: Vec<_> =
             membership.participants.iter().map(|it| &it.user_id).filter(|user| chat.presence.online(user)).collect();
-        let answer = |page: &Page, seq: Seq, live: &mut dyn Iterator<Item = (Seq, &Frame)>| {
-            let joined = Joined {
-                r#type: "joined",
-                reference,
-                conversation_id: room.id,
-                seq,
-                epoch: &epoch,
-                more: page.full,
-                has_older: page.has_older,
-                participants: &participants,
-                online: &online,
-                read_markers: &markers,
-            };
-            finish(&joined, &page.json, live)
-        };
+        let opening = opening(&Joined {
+            r#type: "joined",
+            reference,
+            conversation_id: room.id,
+            epoch: &epoch,
+            more: page.full,
+            has_older: page.has_older,
+            participants: &participants,
+            online: &online,
+            read_markers: &markers,
+        });
         if page.full {
             // The rest is asked for with `after`; until then nothing live, which would leave a gap.
             room.leave(conn);
             not_joined(chat, conn, room.id);
-            conn.send(&answer(page, page.cursor, &mut std::iter::empty()));
+            conn.send(&finish(&opening, page.cursor, &page.json, &mut std::iter::empty()));
             return Ok(true);
         }
         conn.side(|side| {
@@ -207,7 +209,7 @@ async fn attach(
             side.joined.push(room.clone());
         });
         chat.registry.changed();
-        match room.attach(conn, page.cursor, |live, head| answer(page, head, live)) {
+        match room.attach(conn, page.cursor, |live, head| finish(&opening, head, &page.json, live)) {
             Glance::Attached => {
                 if conn.is_gone() {
                     room.leave(conn);
@@ -218,6 +220,7 @@ async fn attach(
                 not_joined(chat, conn, room.id);
                 return Ok(false);
             }
+            Glance::Removed => return Err(authorise::not_a_participant()),
             Glance::Behind { head } => catch_up(chat, room, page, head).await?,
             Glance::Ahead => fall_back(chat, room, page).await?,
         }
@@ -284,7 +287,8 @@ async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Resul
     Ok(())
 }
 
-fn finish(joined: &Joined<'_>, events: &[u8], live: &mut dyn Iterator<Item = (Seq, &Frame)>) -> Frame {
+/// The beginning of the answer, up to the fields that are known only under the room's lock: others wait there.
+fn opening(joined: &Joined<'_>) -> Vec<u8> {
     let mut json = match serde_json::to_vec(joined) {
         Ok(json) => json,
         Err(error) => {
@@ -293,18 +297,22 @@ fn finish(joined: &Joined<'_>, events: &[u8], live: &mut dyn Iterator<Item = (Se
         }
     };
     json.pop();
-    json.extend_from_slice(b",\"events\":[");
-    json.extend_from_slice(events);
+    json
+}
+
+fn finish(opening: &[u8], seq: Seq, events: &[u8], live: &mut dyn Iterator<Item = (Seq, &Frame)>) -> Frame {
+    let place = format!(",\"seq\":{seq},\"events\":[");
+    let mut parts = vec![opening, place.as_bytes(), events];
     let mut first = events.is_empty();
     for (_, frame) in live {
         if !first {
-            json.push(b',');
+            parts.push(b",");
         }
         first = false;
-        json.extend_from_slice(frame.text());
+        parts.push(frame.text());
     }
-    json.extend_from_slice(b"]}");
-    Frame::json(&json, Class::Durable)
+    parts.push(b"]}");
+    Frame::of_parts(&parts, Class::Durable)
 }
 
 /// Leaves; nothing live comes any more.
