@@ -57,8 +57,9 @@ impl Chat {
         let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
         let heard = link.subscribe();
         let log = open_log(&client, &config, &node, &store).await?;
-        let members = Arc::new(Members::new(store.clone()));
-        let rooms = Directory::new(client.clone(), log.clone(), members.clone());
+        let fresh = std::time::Duration::from_secs(u64::from(config.membership_seconds));
+        let members = Arc::new(Members::new(store.clone(), fresh));
+        let rooms = Directory::start(client.clone(), log.clone(), members.clone(), end.clone());
         let registry = Arc::new(Registry::default());
         let (changes, to_tell) = mpsc::unbounded_channel();
         let presence =
@@ -70,12 +71,13 @@ impl Chat {
             Inbox::start(node.clone(), client.clone(), presence.clone(), registry.clone(), stores, end.clone()).await?;
         let window = std::time::Duration::from_secs(u64::from(config.nats.dedup_seconds));
         let sent = SentMessages::start(store.clone(), log.clone(), window);
-        let people = People::start(store.clone());
+        let people = People::start(store.clone(), client.clone());
         let nats_up = Latch::default();
         nats_up.set(true);
         metrics::nats_connected(true);
         let told = Told {
             members_changed: client.subscribe(subjects::MEMBERS_CHANGED).await?,
+            users_changed: client.subscribe(subjects::USERS_CHANGED).await?,
             log_restarted: client.subscribe(subjects::LOG_RESTARTED).await?,
             presence_tidied: client.subscribe(subjects::PRESENCE_TIDIED).await?,
         };

@@ -48,13 +48,19 @@ fn refuse(message: &str) -> Refusal {
     Refusal::new(ErrorCode::Forbidden, message)
 }
 
+/// The refusal for everybody who takes no part.
+#[must_use]
+pub fn not_a_participant() -> Refusal {
+    refuse("not a participant of this conversation")
+}
+
 /// Reading, sending, typing, marking read: participants only.
 ///
 /// # Errors
 /// `forbidden`.
 pub fn take_part(identity: &Identity, membership: &Membership) -> Result<Permit, Refusal> {
     if membership.participant(&identity.user_id).is_none() {
-        return Err(refuse("not a participant of this conversation"));
+        return Err(not_a_participant());
     }
     Ok(Permit { conversation_id: membership.conversation_id })
 }
@@ -111,7 +117,7 @@ pub fn remove(identity: &Identity, membership: &Membership, user: &UserId) -> Re
 fn manage(identity: &Identity, membership: &Membership, leaving: Option<&UserId>) -> Result<Permit, Refusal> {
     let me = membership.participant(&identity.user_id);
     if me.is_none() && !identity.service {
-        return Err(refuse("not a participant of this conversation"));
+        return Err(not_a_participant());
     }
     if membership.kind == Kind::Direct && !identity.service {
         return Err(Refusal::new(ErrorCode::Conflict, "the two people of a direct conversation stay the same"));

@@ -36,6 +36,10 @@ pub struct Config {
     /// Participants of a group at most.
     #[arg(long, env = "PARTYLINE_GROUP_MAX", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(2..=100_000))]
     pub group_max: u32,
+    /// Participants of a conversation are read from Postgres again after this time at most, in seconds, in case the notice
+    /// of a change was lost on its way from another gateway.
+    #[arg(long, env = "PARTYLINE_MEMBERSHIP_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub membership_seconds: u32,
     #[command(flatten)]
     pub limits: LimitSettings,
     #[command(flatten)]

@@ -110,26 +110,45 @@ pub async fn page(
         Range::After(after) => store.messages_after(conversation, after, limit + 1).await,
     };
     let stored = stored.map_err(unavailable)?;
+    let mut page = assemble(&tail, stored, range, limit as usize);
+    if let Some(first) = lacks_predecessor(&page, range) {
+        let before = store.messages_before(conversation, Some(first), 1).await.map_err(unavailable)?;
+        set_predecessor(&mut page, before.last().map_or(0, |it| it.seq));
+    }
+    Ok(page)
+}
+
+/// The page out of what the tail and Postgres have of it, each with one message more than the page if there are more.
+fn assemble(tail: &Tail, stored: Vec<HistoryMessage>, range: Range, limit: usize) -> Page {
     let mut messages = tail.merge(stored);
-    let has_more = messages.len() > limit as usize;
+    let has_more = messages.len() > limit;
     if let Range::After(after) = range {
-        messages.truncate(limit as usize);
-        // The tail can't tell what stands before its first message.
-        if let Some(first) = messages.first_mut()
-            && first.prev_seq == 0
-            && after > 0
-        {
-            let before = store.messages_before(conversation, Some(first.seq), 1).await.map_err(unavailable)?;
-            let stored = before.last().map_or(0, |it| it.seq);
-            first.prev_seq = stored.max(tail.before_range);
+        messages.truncate(limit);
+        if let Some(first) = messages.first_mut() {
+            // Postgres may hold the first message and lack the one before it.
+            first.prev_seq = first.prev_seq.max(tail.before_range);
         }
         let has_older = messages.first().map_or(after > 0, |first| first.prev_seq > 0);
-        return Ok(Page { messages, has_older, has_newer: has_more });
+        return Page { messages, has_older, has_newer: has_more };
     }
     if has_more {
-        messages.drain(..messages.len() - limit as usize);
+        messages.drain(..messages.len() - limit);
     }
-    Ok(Page { messages, has_older: has_more, has_newer: matches!(range, Range::Before(_)) })
+    Page { messages, has_older: has_more, has_newer: matches!(range, Range::Before(_)) }
+}
+
+/// The first message of a page after a place, if what stands before it is not known: it is not in the tail.
+fn lacks_predecessor(page: &Page, range: Range) -> Option<Seq> {
+    let first = page.messages.first().filter(|first| first.prev_seq == 0)?;
+    matches!(range, Range::After(after) if after > 0).then_some(first.seq)
+}
+
+/// Names the message before a page's first one; 0 for none.
+fn set_predecessor(page: &mut Page, seq: Seq) {
+    if let Some(first) = page.messages.first_mut() {
+        first.prev_seq = seq;
+        page.has_older = seq > 0;
+    }
 }
 
 /// One message in its current state.
@@ -152,3 +171,6 @@ fn unavailable(error: sqlx::Error) -> Refusal {
     tracing::warn!(%error, "history not read");
     Refusal::unavailable("the database")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,14 @@
-//! Names and types of people as their tokens tell them, written to Postgres in batches: whoever shows up is known.
+//! Names and types of users as their tokens tell them, written to Postgres in batches. Every change is broadcast to all
+//! gateways, so that what they hold of it ends.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use async_nats::Client;
 use moka::sync::Cache;
 use partyline_shared::{
     claims::{Identity, UserType},
     ids::UserId,
+    subjects,
 };
 use tokio::sync::mpsc;
 
@@ -17,6 +20,8 @@ const BATCH: usize = 500;
 const REMEMBERED: u64 = 200_000;
 /// While Postgres is away.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two statements: two tokens of one user with different names may alternate as fast as requests come.
+const GAP: Duration = Duration::from_millis(50);
 
 /// Remembers people.
 pub struct People {
@@ -26,9 +31,9 @@ pub struct People {
 
 impl People {
     #[must_use]
-    pub fn start(store: Arc<Store>) -> Self {
+    pub fn start(store: Arc<Store>, client: Client) -> Self {
         let (seen, to_write) = mpsc::channel(100_000);
-        tokio::spawn(write(store, to_write));
+        tokio::spawn(write(store, client, to_write));
         Self { known: Cache::new(REMEMBERED), seen }
     }
 
@@ -43,17 +48,41 @@ impl People {
             self.known.insert(who.user_id.clone(), now);
         }
     }
+
+    /// Another name or type of these users was written, perhaps by another node: what they show next is written again.
+    pub fn forget(&self, users: &[UserId]) {
+        users.iter().for_each(|user| self.known.invalidate(user));
+    }
 }
 
-async fn write(store: Arc<Store>, mut seen: mpsc::Receiver<(UserId, String, UserType)>) {
+async fn write(store: Arc<Store>, client: Client, mut seen: mpsc::Receiver<(UserId, String, UserType)>) {
     let mut batch = Vec::new();
     while seen.recv_many(&mut batch, BATCH).await > 0 {
         let latest: HashMap<UserId, (String, UserType)> =
             batch.drain(..).map(|(user, name, user_type)| (user, (name, user_type))).collect();
         let people: Vec<_> = latest.into_iter().map(|(user, (name, user_type))| (user, name, user_type)).collect();
-        while let Err(error) = store.upsert_users(&people).await {
-            tracing::warn!(%error, "people not written");
+        let changed = loop {
+            match store.upsert_users(&people).await {
+                Ok(changed) => break changed,
+                Err(error) => tracing::warn!(%error, "people not written"),
+            }
             tokio::time::sleep(RETRY).await;
+        };
+        if !changed.is_empty() {
+            broadcast(&client, &changed).await;
         }
+        tokio::time::sleep(GAP).await;
+    }
+}
+
+/// Whoever misses it, because NATS is away, reads all memberships again upon reconnection.
+async fn broadcast(client: &Client, changed: &[UserId]) {
+    match serde_json::to_vec(changed) {
+        Ok(payload) => {
+            if let Err(error) = client.publish(subjects::USERS_CHANGED, payload.into()).await {
+                tracing::warn!(%error, "changed users not broadcast");
+            }
+        }
+        Err(error) => tracing::error!(%error, "changed users have no JSON"),
     }
 }

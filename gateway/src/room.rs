@@ -4,9 +4,16 @@
 pub mod directory;
 pub mod feed;
 pub mod forward;
+pub mod membership_refresh;
 pub mod timeline;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,7 +24,9 @@ use partyline_shared::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{authorise::Membership, clock, encode::Frame, log::End, metrics::RoomGuard, session::conn::Conn};
+use crate::{
+    authorise::Membership, clock, encode::Frame, log::End, members::Snapshot, metrics::RoomGuard, session::conn::Conn,
+};
 use timeline::{Place, Timeline};
 
 /// Members who are written to in one go.
@@ -31,6 +40,10 @@ pub struct Room {
     pub archived: Seq,
     state: Mutex<State>,
     membership: ArcSwap<Membership>,
+    /// The number of the read that gave the membership, changed only by [`membership_refresh`].
+    membership_number: AtomicU64,
+    /// When the membership was last read, in node milliseconds.
+    membership_read_at: AtomicU64,
     /// Asks the room's task to compare its head with the log's.
     audit: Notify,
     /// The head moved.
@@ -60,12 +73,14 @@ pub enum Glance {
     Behind { head: Seq },
     /// The client holds events that this node has not delivered yet: live, it would get them again.
     Ahead,
+    /// The client's user does not take part any more.
+    Removed,
     /// The client is a member now and its frame is on the way.
     Attached,
 }
 
 impl Room {
-    fn new(id: ConversationId, end: End, membership: Arc<Membership>, markers: HashMap<UserId, Seq>) -> Self {
+    fn new(id: ConversationId, end: End, membership: &Snapshot, markers: HashMap<UserId, Seq>) -> Self {
         Self {
             id,
             archived: if end.is_event { 0 } else { end.seq },
@@ -76,7 +91,9 @@ impl Room {
                 empty_since: Some(clock::seconds()),
                 closed: false,
             }),
-            membership: ArcSwap::new(membership),
+            membership: ArcSwap::new(membership.membership.clone()),
+            membership_number: AtomicU64::new(membership.number),
+            membership_read_at: AtomicU64::new(clock::millis()),
             audit: Notify::new(),
             advanced: Notify::new(),
             end: CancellationToken::new(),
@@ -108,6 +125,11 @@ impl Room {
         let state = &mut *state;
         if state.closed {
             return Glance::Closed;
+        }
+        // A changed membership is stored before those who left are looked for under this lock: either this sees the
+        // change, or the change's eviction sees this client.
+        if self.membership.load().participant(&conn.user_id).is_none() {
+            return Glance::Removed;
         }
         let head = state.timeline.head();
         if after > head {
@@ -231,23 +253,37 @@ impl Room {
         }
     }
 
-    /// The participants changed: those who no longer belong stop receiving now.
+    /// Puts a membership in place of an older one. Clients who no longer belong stay until [`Self::evict_removed`].
     ///
     /// # Returns
-    /// The sockets of those.
-    pub fn set_membership(&self, membership: Arc<Membership>) -> Vec<Arc<Conn>> {
-        self.membership.store(membership.clone());
-        self.expel(|user| membership.participant(user).is_none())
+    /// The membership before; `None` if this one is not newer.
+    fn replace_membership(&self, snapshot: &Snapshot) -> Option<Arc<Membership>> {
+        if snapshot.number <= self.membership_number.load(Ordering::Acquire) {
+            return None;
+        }
+        self.membership_number.store(snapshot.number, Ordering::Release);
+        self.membership_read_at.store(clock::millis(), Ordering::Release);
+        Some(self.membership.swap(snapshot.membership.clone()))
     }
 
-    /// Takes out everybody who fits.
-    fn expel(&self, fits: impl Fn(&UserId) -> bool) -> Vec<Arc<Conn>> {
-        let expelled: Vec<_> = self.members().iter().filter(|member| fits(&member.user_id)).cloned().collect();
-        for conn in &expelled {
+    /// Milliseconds since the membership was last read.
+    fn membership_age(&self) -> u64 {
+        clock::millis().saturating_sub(self.membership_read_at.load(Ordering::Acquire))
+    }
+
+    /// Takes out the clients of users who don't take part: they stop receiving now.
+    ///
+    /// # Returns
+    /// These clients.
+    fn evict_removed(&self) -> Vec<Arc<Conn>> {
+        let membership = self.membership();
+        let stays = |conn: &Arc<Conn>| membership.participant(&conn.user_id).is_some();
+        let evicted: Vec<_> = self.members().iter().filter(|conn| !stays(conn)).cloned().collect();
+        for conn in &evicted {
             self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));
         }
-        expelled
+        evicted
     }
 
     /// Asks the room's task to compare its head with the log's.

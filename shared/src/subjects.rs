@@ -26,6 +26,8 @@ pub const PRESENCE_BUCKET: &str = "CHAT_PRESENCE";
 pub const NODES_BUCKET: &str = "CHAT_NODES";
 /// Broadcast to all gateways: the participants of a conversation changed.
 pub const MEMBERS_CHANGED: &str = "chat.control.members";
+/// Broadcast to all gateways: the names or types of users changed; the payload is a JSON list of their ids.
+pub const USERS_CHANGED: &str = "chat.control.users";
 /// Broadcast to all gateways: a log was lost and begun again.
 pub const LOG_RESTARTED: &str = "chat.control.log";
 /// Broadcast to all gateways: the people of a node, which seems to be dead, were taken out of the bucket.

@@ -23,6 +23,7 @@ const DOUBT_GAP: Duration = Duration::from_secs(1);
 /// What nodes tell each other.
 pub(super) struct Told {
     pub(super) members_changed: Subscriber,
+    pub(super) users_changed: Subscriber,
     pub(super) log_restarted: Subscriber,
     pub(super) presence_tidied: Subscriber,
 }
@@ -42,6 +43,7 @@ pub(super) fn all(
             tokio::spawn(follow_doubt(chat.clone())),
             tokio::spawn(follow_restarts(chat.clone(), told.log_restarted)),
             tokio::spawn(follow_members(chat.clone(), told.members_changed)),
+            tokio::spawn(follow_users(chat.clone(), told.users_changed)),
             tokio::spawn(follow_tidying(chat.clone(), told.presence_tidied)),
             tokio::spawn(tell_presence(chat.clone(), to_tell)),
         ],
@@ -128,6 +130,19 @@ async fn follow_members(chat: Arc<Chat>, mut changed: Subscriber) {
         if let Some(conversation) = conversation {
             chat.rooms.members_changed(conversation);
         }
+    }
+}
+
+/// Has new names and types of users read where they are shown.
+async fn follow_users(chat: Arc<Chat>, mut changed: Subscriber) {
+    while let Some(message) = changed.next().await {
+        // The error may quote it.
+        let Ok(users) = serde_json::from_slice::<Vec<UserId>>(&message.payload) else {
+            tracing::warn!("a change of users that can't be read");
+            continue;
+        };
+        chat.people.forget(&users);
+        chat.rooms.users_changed(&users);
     }
 }
 

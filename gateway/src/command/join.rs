@@ -21,11 +21,12 @@ use crate::{
     session::conn::Conn,
 };
 
-/// Bytes of events in one answer; the client asks on.
+/// Upper bound on the bytes of events in one answer, except that a single event always fits. With `after` the client asks
+/// for the rest by joining again; without it, REST has the older messages.
 const PAGE_BYTES: usize = 256 * 1_024;
 
-/// How long this node may take to get what another one had.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long this node may take to deliver what another one had.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What goes before the live events.
 struct Page {
@@ -53,6 +54,28 @@ impl Page {
         }
     }
 
+    /// The first page of a client that holds nothing: the newest messages that fit, oldest first. It ends at `head`; what
+    /// doesn't fit is older than everything in the page.
+    fn newest(last: &history::Page, head: Seq) -> Self {
+        let mut page = Self { has_older: last.has_older, ..Self::new(head) };
+        let mut newest_first: Vec<Vec<u8>> = Vec::new();
+        let mut bytes = 0;
+        for message in last.messages.iter().rev().filter(|message| message.seq <= head) {
+            let mut json = Vec::new();
+            resume::write_message(message, &mut json);
+            bytes += json.len() + 1;
+            if bytes > PAGE_BYTES && !newest_first.is_empty() {
+                page.has_older = true;
+                break;
+            }
+            newest_first.push(json);
+        }
+        newest_first.reverse();
+        page.count = newest_first.len();
+        page.json = newest_first.join(&b',');
+        page
+    }
+
     /// Adds an event; false if there is no room for it.
     fn add(&mut self, seq: Seq, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         if self.count >= MAX_PAGE as usize || self.json.len() > PAGE_BYTES {
@@ -75,7 +98,6 @@ struct Joined<'a> {
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
     conversation_id: ConversationId,
-    seq: Seq,
     epoch: &'a str,
     more: bool,
     has_older: bool,
@@ -130,14 +152,8 @@ async fn first_page(chat: &Chat, room: &Room, after: Option<Seq>) -> Result<Page
     }
     // Whatever comes after this head is added as events.
     let head = room.head();
-    let mut page = Page::new(0);
     let last = history::page(&chat.store, &chat.log, room.id, Range::Last, DEFAULT_PAGE).await?;
-    page.has_older = last.has_older;
-    for message in last.messages.iter().filter(|message| message.seq <= head) {
-        page.add(message.seq, |json| resume::write_message(message, json));
-    }
-    page.cursor = head;
-    Ok(page)
+    Ok(Page::newest(&last, head))
 }
 
 /// Adds what the room doesn't hold until the client can become a member.
@@ -152,37 +168,40 @@ async fn attach(
     page: &mut Page,
 ) -> Result<bool, Refusal> {
     let epoch = chat.log.epoch(room.id);
+    let who = conn.identity();
     loop {
         let membership = room.membership();
         let markers = room.markers();
-        // What Postgres had when they were read may be behind the markers.
-        let participants: Vec<_> = membership
-            .participants
-            .iter()
-            .map(|it| Participant { last_read_seq: markers.get(&it.user_id).copied().unwrap_or(0), ..it.clone() })
-            .collect();
+        let participant = |it: &Participant| {
+            let mut it = it.clone();
+            // What Postgres had when they were read may be behind the markers.
+            it.last_read_seq = markers.get(&it.user_id).copied().unwrap_or(0);
+            if it.user_id == who.user_id && it.username == it.user_id.as_str() {
+                // Somebody's first connection: what the token says is on its way to Postgres.
+                it.username.clone_from(&who.username);
+                it.user_type = who.user_type;
+            }
+            it
+        };
+        let participants: Vec<_> = membership.participants.iter().map(participant).collect();
         let online: Vec<_> =
             membership.participants.iter().map(|it| &it.user_id).filter(|user| chat.presence.online(user)).collect();
-        let answer = |page: &Page, seq: Seq, live: &mut dyn Iterator<Item = (Seq, &Frame)>| {
-            let joined = Joined {
-                r#type: "joined",
-                reference,
-                conversation_id: room.id,
-                seq,
-                epoch: &epoch,
-                more: page.full,
-                has_older: page.has_older,
-                participants: &participants,
-                online: &online,
-                read_markers: &markers,
-            };
-            finish(&joined, &page.json, live)
-        };
+        let opening = opening(&Joined {
+            r#type: "joined",
+            reference,
+            conversation_id: room.id,
+            epoch: &epoch,
+            more: page.full,
+            has_older: page.has_older,
+            participants: &participants,
+            online: &online,
+            read_markers: &markers,
+        });
         if page.full {
             // The rest is asked for with `after`; until then nothing live, which would leave a gap.
             room.leave(conn);
             not_joined(chat, conn, room.id);
-            conn.send(&answer(page, page.cursor, &mut std::iter::empty()));
+            conn.send(&finish(&opening, page.cursor, &page.json, &mut std::iter::empty()));
             return Ok(true);
         }
         conn.side(|side| {
@@ -190,7 +209,7 @@ async fn attach(
             side.joined.push(room.clone());
         });
         chat.registry.changed();
-        match room.attach(conn, page.cursor, |live, head| answer(page, head, live)) {
+        match room.attach(conn, page.cursor, |live, head| finish(&opening, head, &page.json, live)) {
             Glance::Attached => {
                 if conn.is_gone() {
                     room.leave(conn);
@@ -201,6 +220,7 @@ async fn attach(
                 not_joined(chat, conn, room.id);
                 return Ok(false);
             }
+            Glance::Removed => return Err(authorise::not_a_participant()),
             Glance::Behind { head } => catch_up(chat, room, page, head).await?,
             Glance::Ahead => fall_back(chat, room, page).await?,
         }
@@ -212,11 +232,21 @@ fn not_joined(chat: &Chat, conn: &Conn, conversation: ConversationId) {
     chat.registry.changed();
 }
 
-/// The client was on a node that was a moment ahead of this one, or it names a place that the log never reached.
+/// Moves the page to a place that this node can answer for: the client holds more than this node has delivered.
+///
+/// Either another node delivered an event that is still on its way to this one: the log's head is above the room's, and
+/// this node delivers it first. Or the log has nothing above the room's head, so this node is up to date and the client's
+/// place stands for "everything": rooms that opened without an event in the log take the persister's floor as their
+/// head, which differs between nodes, and a room may stay open after retention has taken its last event.
 async fn fall_back(chat: &Chat, room: &Room, page: &mut Page) -> Result<(), Refusal> {
-    let end = chat.log.end(room.id).await?.seq.max(room.head());
-    page.cursor = page.cursor.min(end);
-    let reached = tokio::time::timeout(PATIENCE, room.reaches(page.cursor)).await;
+    let stored = chat.log.head(room.id).await?.map_or(0, |entry| entry.seq);
+    let head = room.head();
+    if stored <= head {
+        page.cursor = page.cursor.min(head);
+        return Ok(());
+    }
+    page.cursor = page.cursor.min(stored);
+    let reached = tokio::time::timeout(CATCH_UP_TIMEOUT, room.reaches(page.cursor)).await;
     reached.map_err(|_| Refusal::unavailable("the log"))
 }
 
@@ -257,7 +287,8 @@ async fn catch_up(chat: &Chat, room: &Room, page: &mut Page, head: Seq) -> Resul
     Ok(())
 }
 
-fn finish(joined: &Joined<'_>, events: &[u8], live: &mut dyn Iterator<Item = (Seq, &Frame)>) -> Frame {
+/// The beginning of the answer, up to the fields that are known only under the room's lock: others wait there.
+fn opening(joined: &Joined<'_>) -> Vec<u8> {
     let mut json = match serde_json::to_vec(joined) {
         Ok(json) => json,
         Err(error) => {
@@ -266,18 +297,22 @@ fn finish(joined: &Joined<'_>, events: &[u8], live: &mut dyn Iterator<Item = (Se
         }
     };
     json.pop();
-    json.extend_from_slice(b",\"events\":[");
-    json.extend_from_slice(events);
+    json
+}
+
+fn finish(opening: &[u8], seq: Seq, events: &[u8], live: &mut dyn Iterator<Item = (Seq, &Frame)>) -> Frame {
+    let place = format!(",\"seq\":{seq},\"events\":[");
+    let mut parts = vec![opening, place.as_bytes(), events];
     let mut first = events.is_empty();
     for (_, frame) in live {
         if !first {
-            json.push(b',');
+            parts.push(b",");
         }
         first = false;
-        json.extend_from_slice(frame.text());
+        parts.push(frame.text());
     }
-    json.extend_from_slice(b"]}");
-    Frame::json(&json, Class::Durable)
+    parts.push(b"]}");
+    Frame::of_parts(&parts, Class::Durable)
 }
 
 /// Leaves; nothing live comes any more.

@@ -95,7 +95,7 @@ async fn stored(chat: &Chat, who: &Identity, cached: &Membership) -> Result<Seq,
     let tail = Tail::read(&chat.log, conversation, Range::Last, 0).await?;
     let read = chat.members.read(conversation).await;
     let membership = match &read {
-        Ok(membership) => membership,
+        Ok(read) => &read.membership,
         Err(refusal) if refusal.code == ErrorCode::Unavailable => cached,
         Err(refusal) => return Err(refusal.clone()),
     };

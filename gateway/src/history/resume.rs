@@ -59,7 +59,7 @@ pub async fn from_store(
     Ok(chain(messages, changed, after, floor, limit as usize))
 }
 
-fn chain(
+pub(super) fn chain(
     messages: Vec<HistoryMessage>,
     changed: Vec<HistoryMessage>,
     after: Seq,

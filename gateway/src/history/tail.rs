@@ -54,7 +54,8 @@ impl Tail {
         let head = log.head(conversation).await?.map_or(0, |entry| entry.seq);
         let mut cursor = floor;
         while cursor < head {
-            let entries = log.read_up_to(conversation, cursor, head, BATCH).await?;
+            // What retention removes meanwhile is in Postgres, which is read afterwards.
+            let entries = log.read_stored(conversation, cursor, head, BATCH).await?;
             let Some(last) = entries.last() else { break };
             cursor = last.seq;
             entries.iter().for_each(|entry| tail.add(entry, range, keep));
@@ -62,7 +63,7 @@ impl Tail {
         Ok(tail)
     }
 
-    fn add(&mut self, entry: &Entry, range: Range, keep: usize) {
+    pub(super) fn add(&mut self, entry: &Entry, range: Range, keep: usize) {
         match Event::from_json(&entry.payload) {
             Ok(Event::NewMessage(message)) => {
                 let message = HistoryMessage {
@@ -124,6 +125,12 @@ impl Tail {
     #[must_use]
     pub fn marker(&self, user: &UserId) -> Seq {
         self.markers.get(user).copied().unwrap_or(0)
+    }
+
+    /// Where read markers went, by user.
+    #[must_use]
+    pub fn into_markers(self) -> HashMap<UserId, Seq> {
+        self.markers
     }
 
     /// The messages of the tail alone, changes applied.

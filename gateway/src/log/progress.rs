@@ -49,6 +49,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// What is known, if that is younger than `age`. What may have come into the log since then is part of its `lag`.
+    fn known(&self, now: Instant, age: Duration) -> Option<Watermark> {
+        let (at, watermark) = self.latest?;
+        let since = now.saturating_duration_since(at);
+        (since < age).then(|| Watermark { lag: watermark.lag.map(|lag| lag + since), ..watermark })
+    }
+
     fn note(&mut self, now: Instant, floor: Seq, first: Seq, last: Seq) -> Watermark {
         // Whatever follows the floor came after the latest look at which the log ended at or below the floor.
         let lag = if last <= floor {
@@ -83,11 +90,13 @@ impl Log {
     pub async fn recent_watermark(self: &Arc<Self>, conversation: ConversationId) -> Result<Watermark, Refusal> {
         let number = self.number(conversation);
         let partition = &self.partitions[usize::from(number)];
-        let Some((at, watermark)) = partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < RECENT_AGE) else {
-            return self.watermark_of(partition).await;
+        let now = Instant::now();
+        let (known, at) = {
+            let progress = partition.progress.lock();
+            (progress.known(now, RECENT_AGE), progress.latest.map_or(now, |(at, _)| at))
         };
-        let age = at.elapsed();
-        if age >= WATERMARK_AGE && !partition.looking.swap(true, Ordering::AcqRel) {
+        let Some(watermark) = known else { return self.watermark_of(partition).await };
+        if now.saturating_duration_since(at) >= WATERMARK_AGE && !partition.looking.swap(true, Ordering::AcqRel) {
             let log = self.clone();
             tokio::spawn(async move {
                 let partition = &log.partitions[usize::from(number)];
@@ -96,7 +105,7 @@ impl Log {
                 partition.looking.store(false, Ordering::Release);
             });
         }
-        Ok(Watermark { lag: watermark.lag.map(|lag| lag + age), ..watermark })
+        Ok(watermark)
     }
 
     /// How far Postgres has come, for conversations that are not known yet.
@@ -115,9 +124,7 @@ impl Log {
     }
 
     async fn watermark_of(&self, partition: &Partition) -> Result<Watermark, Refusal> {
-        let cached = |age: Duration| {
-            partition.progress.lock().latest.filter(|(at, _)| at.elapsed() < age).map(|(_, watermark)| watermark)
-        };
+        let cached = |age: Duration| partition.progress.lock().known(Instant::now(), age);
         if let Some(watermark) = cached(WATERMARK_AGE) {
             return Ok(watermark);
         }
@@ -170,5 +177,17 @@ mod tests {
         assert_eq!(progress.note(at(3), 10, 1, 20).lag, Some(Duration::from_secs(2)));
         assert_eq!(progress.note(at(9), 10, 1, 30).lag, Some(Duration::from_secs(8)));
         assert_eq!(progress.note(at(10), 30, 1, 40).lag, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn an_old_watermark_tells_of_a_lag_as_old_as_itself() {
+        let mut progress = Progress::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(progress.known(at(0), Duration::MAX), None);
+        progress.note(at(0), 10, 1, 10);
+        assert_eq!(progress.known(at(90), Duration::from_secs(60)), None);
+        let known = progress.known(at(90), Duration::MAX).unwrap();
+        assert_eq!((known.floor, known.lag), (10, Some(Duration::from_secs(90))));
     }
 }

@@ -80,7 +80,7 @@ impl Log {
         })
     }
 
-    /// Events after a place up to `head`, as [`Self::read_up_to`], if none of them can have gone with retention.
+    /// Events after a place up to `head`, which was stored once, if retention cannot have removed any of them.
     ///
     /// # Errors
     /// `unavailable`.
@@ -91,17 +91,22 @@ impl Log {
         head: Seq,
         limit: usize,
     ) -> Result<Rest, Refusal> {
-        let mut entries = self.read_up_to(conversation, after.saturating_sub(1), head, limit + 1).await?;
+        let mut entries = self.read_stored(conversation, after.saturating_sub(1), head, limit + 1).await?;
         if entries.first().is_some_and(|first| first.seq == after) {
             // Retention takes the oldest first: what is held from here on is whole.
             entries.remove(0);
             return Ok(Rest::Here(entries));
         }
+        let reached = entries.last().map_or(after, |entry| entry.seq);
+        let head_is_gone = reached < head && entries.len() <= limit;
         entries.truncate(limit);
         if let Some(first) = entries.first_mut() {
             first.prev_seq = after;
         }
         let watermark = self.look(self.partition(conversation)).await?;
+        if head_is_gone {
+            return Ok(Rest::InPostgres(watermark.floor.max(head)));
+        }
         let is_gone = after + 1 < watermark.first && after < watermark.floor;
         Ok(if is_gone { Rest::InPostgres(watermark.floor) } else { Rest::Here(entries) })
     }
@@ -118,12 +123,39 @@ impl Log {
         head: Seq,
         limit: usize,
     ) -> Result<Vec<Entry>, Refusal> {
+        let entries = self.read_stored(conversation, after, head, limit).await?;
+        let reached = entries.last().map_or(after, |entry| entry.seq);
+        if reached >= head || entries.len() == limit {
+            return Ok(entries);
+        }
+        Err(Refusal::unavailable("the log"))
+    }
+
+    /// The same, except that the result may end below `head` if retention has removed that event since.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_stored(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        head: Seq,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Refusal> {
         let began = Instant::now();
+        let mut expected = false;
         loop {
             let entries = self.read_after(conversation, after, limit).await?;
             let reached = entries.last().map_or(after, |entry| entry.seq);
             if reached >= head || entries.len() == limit {
                 return Ok(entries);
+            }
+            if !expected {
+                // Unlike a batched read this asks the leader, which knows everything that is stored.
+                if self.head(conversation).await?.is_none_or(|stored| stored.seq < head) {
+                    return Ok(entries);
+                }
+                expected = true;
             }
             if began.elapsed() > REPLICA_PATIENCE {
                 return Err(Refusal::unavailable("the log"));

@@ -3,25 +3,38 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use async_nats::Client;
 use parking_lot::Mutex;
 use partyline_shared::{
-    event::Event,
     ids::{ConversationId, Seq, UserId},
     subjects,
     wire::Refusal,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use super::{Room, feed};
-use crate::{authorise::Membership, inbox, log::Log, members::Members, session::conn::Conn};
+use super::{
+    Room, feed,
+    membership_refresh::{Cause, MembershipRefresher},
+};
+use crate::{
+    clock,
+    history::{Range, tail::Tail},
+    log::Log,
+    members::{Members, Snapshot},
+    session::conn::Conn,
+    tasks,
+};
 
 /// Seconds that an empty room stays open: a reload or a changed network comes back within them.
 const GRACE: u32 = 10;
-/// Events of a log's tail that are searched for read markers when a room opens.
-const TAIL: usize = 5_000;
+/// Between two times that all rooms are verified.
+const DOUBT_GAP: Duration = Duration::from_secs(1);
+/// Rooms that ask for their log's head at once.
+const HEADS: usize = 64;
 
 type Slot = Arc<OnceCell<Arc<Room>>>;
 
@@ -31,20 +44,55 @@ pub struct Directory {
     log: Arc<Log>,
     members: Arc<Members>,
     rooms: Mutex<HashMap<ConversationId, Slot>>,
-    /// Rooms by participant, for presence.
-    by_user: Mutex<HashMap<UserId, Vec<Arc<Room>>>>,
+    refresher: Arc<MembershipRefresher>,
+    doubt: Mutex<Doubt>,
+    /// Bounds what all rooms together ask of JetStream when they verify their heads.
+    pub(super) heads: Semaphore,
     this: Weak<Self>,
+}
+
+/// When all rooms were last verified.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// In node milliseconds.
+    last: Option<u64>,
+    /// They will be again, at the end of the gap.
+    pending: bool,
+}
+
+impl Doubt {
+    /// # Returns
+    /// After which time all rooms are to be verified; `None` if that is about to happen anyway.
+    fn ask(&mut self, now: u64) -> Option<Duration> {
+        if self.pending {
+            return None;
+        }
+        let due = self.last.map_or(now, |last| last + DOUBT_GAP.as_millis() as u64);
+        self.pending = due > now;
+        if !self.pending {
+            self.last = Some(now);
+        }
+        Some(Duration::from_millis(due.saturating_sub(now)))
+    }
+
+    fn done(&mut self, now: u64) {
+        *self = Self { last: Some(now), pending: false };
+    }
 }
 
 impl Directory {
     #[must_use]
-    pub fn new(client: Client, log: Arc<Log>, members: Arc<Members>) -> Arc<Self> {
+    pub fn start(client: Client, log: Arc<Log>, members: Arc<Members>, end: CancellationToken) -> Arc<Self> {
+        let refresher = Arc::new(MembershipRefresher::new(members.clone()));
+        tasks::until(end, [tokio::spawn(refresher.clone().run())]);
         Arc::new_cyclic(|this| Self {
             client,
             log,
             members,
             rooms: Mutex::default(),
-            by_user: Mutex::default(),
+            refresher,
+            doubt: Mutex::default(),
+            heads: Semaphore::new(HEADS),
             this: this.clone(),
         })
     }
@@ -55,7 +103,14 @@ impl Directory {
     /// `unavailable`; `not_found`.
     pub async fn open(&self, conversation: ConversationId) -> Result<Arc<Room>, Refusal> {
         let slot = self.rooms.lock().entry(conversation).or_default().clone();
-        let opened = slot.get_or_try_init(|| Box::pin(self.start(conversation))).await.cloned();
+        let mut read = None;
+        let opened = slot.get_or_try_init(|| Box::pin(self.open_room(conversation, &mut read))).await.cloned();
+        // A change may have come after the membership was read, before the room was there to be found.
+        if let (Ok(room), Some(read)) = (&opened, &read)
+            && !self.members.is_current(read)
+        {
+            self.refresher.mark_stale(room, Cause::Changed);
+        }
         if opened.is_err() {
             // What could not be opened leaves nothing behind.
             let mut rooms = self.rooms.lock();
@@ -74,7 +129,7 @@ impl Directory {
         self.rooms.lock().get(&conversation).and_then(|slot| slot.get()).cloned()
     }
 
-    async fn start(&self, conversation: ConversationId) -> Result<Arc<Room>, Refusal> {
+    async fn open_room(&self, conversation: ConversationId, read: &mut Option<Snapshot>) -> Result<Arc<Room>, Refusal> {
         let live = self.client.subscribe(subjects::live_all(conversation)).await.map_err(|error| {
             tracing::warn!(%error, "not subscribed");
             Refusal::unavailable("the log")
@@ -82,98 +137,71 @@ impl Directory {
         // Asked after the subscription on the same connection: its answer proves that the server has both.
         let end = self.log.end(conversation).await?;
         // Before Postgres is read, which therefore has the markers that the tail lacks.
-        let markers = if end.is_event { self.markers(conversation, end.seq).await? } else { HashMap::new() };
+        let markers = if end.is_event { self.markers(conversation).await? } else { HashMap::new() };
         // With Postgres away, what is cached must do.
-        let membership = match self.members.read(conversation).await {
-            Ok(membership) => membership,
-            Err(_) => self.members.get(conversation).await?,
-        };
-        let room = Arc::new(Room::new(conversation, end, membership.clone(), markers));
-        self.index(&room, None, &membership);
+        let membership = self.members.read_or_cached(conversation).await?;
+        let room = Arc::new(Room::new(conversation, end, &membership, markers));
+        *read = Some(membership);
         let Some(this) = self.this.upgrade() else { return Err(Refusal::unavailable("the gateway")) };
+        self.refresher.opened(&room);
         tokio::spawn(feed::run(room.clone(), live, self.log.clone(), this));
         Ok(room)
     }
 
     /// Read markers in the log's tail, which Postgres may not hold yet.
-    async fn markers(&self, conversation: ConversationId, head: Seq) -> Result<HashMap<UserId, Seq>, Refusal> {
-        let floor = self.log.watermark(conversation).await?.floor;
-        let mut markers: HashMap<UserId, Seq> = HashMap::new();
-        if head > floor {
-            for entry in self.log.read_up_to(conversation, floor, head, TAIL).await? {
-                if let Ok(Event::Read(read)) = Event::from_json(&entry.payload) {
-                    let marker = markers.entry(read.user_id).or_default();
-                    *marker = read.last_read_seq.max(*marker);
-                }
-            }
-        }
-        Ok(markers)
-    }
-
-    /// Keeps `by_user` in step with a room's participants.
-    fn index(&self, room: &Arc<Room>, before: Option<&Membership>, after: &Membership) {
-        let mut by_user = self.by_user.lock();
-        for participant in before.iter().flat_map(|before| &before.participants) {
-            remove(&mut by_user, &participant.user_id, room);
-        }
-        for participant in &after.participants {
-            by_user.entry(participant.user_id.clone()).or_default().push(room.clone());
-        }
+    async fn markers(&self, conversation: ConversationId) -> Result<HashMap<UserId, Seq>, Refusal> {
+        Ok(Tail::read(&self.log, conversation, Range::Last, 0).await?.into_markers())
     }
 
     /// The participants of a conversation changed somewhere: forget what is cached, and tell the room.
     pub fn members_changed(&self, conversation: ConversationId) {
         self.members.invalidate(conversation);
-        let (Some(this), Some(room)) = (self.this.upgrade(), self.get(conversation)) else { return };
-        tokio::spawn(async move { this.refresh(&room).await });
+        if let Some(room) = self.get(conversation) {
+            self.refresher.mark_stale(&room, Cause::Changed);
+        }
+    }
+
+    /// Names or types of users changed somewhere: the rooms that they take part in read them again.
+    pub fn users_changed(&self, users: &[UserId]) {
+        for room in self.refresher.rooms_of_any(users) {
+            self.members.invalidate(room.id);
+            self.refresher.mark_stale(&room, Cause::Changed);
+        }
     }
 
     /// Somebody was removed: nothing later reaches them. Postgres tells whether they have come back since.
     pub(super) async fn removed(&self, room: &Arc<Room>, user: &UserId) {
         self.members.invalidate(room.id);
         match self.members.read(room.id).await {
-            Ok(membership) => drop(self.adopt(room, membership)),
+            Ok(snapshot) => drop(self.refresher.adopt(room, &snapshot)),
             Err(_) => {
-                room.expel(|member| member == user);
+                self.refresher.evict(room, user);
                 self.members_changed(room.id);
             }
         }
     }
 
-    /// Whose sockets no longer belong to the room.
-    fn adopt(&self, room: &Arc<Room>, membership: Arc<Membership>) -> Vec<Arc<Conn>> {
-        let before = room.membership();
-        let expelled = room.set_membership(membership.clone());
-        self.index(room, Some(&before), &membership);
-        expelled
-    }
-
-    async fn refresh(&self, room: &Arc<Room>) -> Vec<Arc<Conn>> {
-        while !room.end.is_cancelled() {
-            match self.members.read(room.id).await {
-                Ok(membership) => return self.adopt(room, membership),
-                Err(refusal) if refusal.code == partyline_shared::wire::ErrorCode::NotFound => {
-                    room.abandon();
-                    break;
-                }
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(500)).await,
-            }
-        }
-        Vec::new()
-    }
-
-    /// Something may have been missed: every room compares itself with the log and with Postgres.
+    /// Something may have been missed: every room compares itself with the log and with Postgres. Repeated calls within
+    /// a second count as one more.
     pub fn doubt_all(&self) {
+        let Some(after) = self.doubt.lock().ask(clock::millis()) else { return };
+        if after.is_zero() {
+            return self.verify_all();
+        }
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let Some(this) = this.upgrade() else { return };
+            this.doubt.lock().done(clock::millis());
+            this.verify_all();
+        });
+    }
+
+    fn verify_all(&self) {
         self.members.doubt_all();
         for room in self.all() {
             room.audit();
-            if let Some(this) = self.this.upgrade() {
-                tokio::spawn(async move {
-                    // The news of it went by.
-                    let removed = inbox::removed(room.id);
-                    this.refresh(&room).await.iter().for_each(|conn| conn.send(&removed));
-                });
-            }
+            self.refresher.mark_stale(&room, Cause::Doubt);
         }
     }
 
@@ -191,11 +219,14 @@ impl Directory {
         self.rooms.lock().values().filter_map(|slot| slot.get().cloned()).collect()
     }
 
-    /// Closes rooms where nobody is, and ages the others' rings.
+    /// Closes rooms where nobody is, ages the others' rings, and has memberships read again that are old: the notice of a
+    /// change may have been lost.
     pub fn sweep(&self) {
         for room in self.all() {
             if room.sweep(GRACE) {
                 self.close(&room);
+            } else if u128::from(room.membership_age()) >= self.members.time_to_live_of(room.id).as_millis() {
+                self.refresher.mark_stale(&room, Cause::Doubt);
             }
         }
     }
@@ -207,27 +238,32 @@ impl Directory {
                 rooms.remove(&room.id);
             }
         }
-        let mut by_user = self.by_user.lock();
-        for participant in &room.membership().participants {
-            remove(&mut by_user, &participant.user_id, room);
-        }
+        self.refresher.closed(room);
     }
 
     /// Members, on this node, of the rooms of a user; each once.
     #[must_use]
     pub fn company(&self, user: &UserId) -> Vec<Arc<Conn>> {
-        let rooms = self.by_user.lock().get(user).cloned().unwrap_or_default();
+        let rooms = self.refresher.rooms_of(user);
         let mut seen = HashSet::new();
         let members = rooms.iter().flat_map(|room| room.members().iter().cloned().collect::<Vec<_>>());
         members.filter(|conn| conn.user_id != *user && seen.insert(conn.id)).collect()
     }
 }
 
-fn remove(by_user: &mut HashMap<UserId, Vec<Arc<Room>>>, user: &UserId, room: &Arc<Room>) {
-    if let Some(rooms) = by_user.get_mut(user) {
-        rooms.retain(|it| !Arc::ptr_eq(it, room));
-        if rooms.is_empty() {
-            by_user.remove(user);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubts_in_quick_succession_are_one_now_and_one_at_the_end_of_the_gap() {
+        let mut doubt = Doubt::default();
+        assert_eq!(doubt.ask(5_000), Some(Duration::ZERO));
+        assert_eq!(doubt.ask(5_100), Some(Duration::from_millis(900)));
+        assert!((5_101..5_900).all(|now| doubt.ask(now).is_none()));
+        doubt.done(6_000);
+        assert_eq!(doubt.ask(6_400), Some(Duration::from_millis(600)));
+        doubt.done(7_000);
+        assert_eq!(doubt.ask(8_000), Some(Duration::ZERO));
     }
 }

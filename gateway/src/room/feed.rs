@@ -108,7 +108,12 @@ async fn deliver(room: &Arc<Room>, entries: Vec<Entry>, log: &Log, directory: &D
 /// Compares with the log, and delivers what is missing.
 async fn heal(room: &Arc<Room>, log: &Log, directory: &Directory) {
     let head = loop {
-        match log.head(room.id).await {
+        let asked = {
+            // Closed never; without a permit it would only be asked beside the others.
+            let _permit = directory.heads.acquire().await;
+            log.head(room.id).await
+        };
+        match asked {
             Ok(head) => break head.map_or(0, |entry| entry.seq),
             Err(_) if room.end.is_cancelled() => return,
             Err(_) => tokio::time::sleep(HEAL_RETRY).await,

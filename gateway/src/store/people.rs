@@ -9,6 +9,7 @@ use partyline_shared::{
 };
 use sqlx::Row;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Store, row};
 use crate::authorise::{Kind, Membership};
@@ -18,37 +19,46 @@ pub(super) fn kind(stored: &str) -> Kind {
 }
 
 impl Store {
-    /// A conversation and all who take part, oldest member first.
+    /// These conversations, each with all who take part, oldest member first. Those that don't exist are missing.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn membership(&self, conversation: ConversationId) -> sqlx::Result<Option<Membership>> {
-        let rows = sqlx::query(MEMBERSHIP).bind(conversation.0).fetch_all(&mut *self.connection().await?).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let kind = kind(first.try_get("kind")?);
-        let mut participants = Vec::with_capacity(rows.len());
+    pub async fn memberships(&self, conversations: &[ConversationId]) -> sqlx::Result<Vec<Membership>> {
+        let ids: Vec<Uuid> = conversations.iter().map(|conversation| conversation.0).collect();
+        let rows = sqlx::query(MEMBERSHIPS).bind(ids).fetch_all(&mut *self.connection().await?).await?;
+        let mut memberships: Vec<Membership> = Vec::new();
         for row in &rows {
+            let conversation_id = ConversationId(row.try_get("id")?);
+            if memberships.last().is_none_or(|last| last.conversation_id != conversation_id) {
+                let kind = kind(row.try_get("kind")?);
+                memberships.push(Membership { conversation_id, kind, participants: Vec::new() });
+            }
             // A conversation that everybody left still has one row.
-            if row.try_get::<Option<&str>, _>("user_id")?.is_some() {
-                participants.push(row::participant(row)?);
+            if row.try_get::<Option<&str>, _>("user_id")?.is_some()
+                && let Some(last) = memberships.last_mut()
+            {
+                last.participants.push(row::participant(row)?);
             }
         }
-        Ok(Some(Membership { conversation_id: conversation, kind, participants }))
+        Ok(memberships)
     }
 
     /// Remembers people as their tokens name them; writes only what differs.
     ///
+    /// # Returns
+    /// Those who were new, or had another name or type before.
+    ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn upsert_users(&self, people: &[(UserId, String, UserType)]) -> sqlx::Result<()> {
+    pub async fn upsert_users(&self, people: &[(UserId, String, UserType)]) -> sqlx::Result<Vec<UserId>> {
         // Each once, and in one order on every node: two nodes can't wait for each other.
         let people: BTreeMap<&str, (&str, &str)> =
             people.iter().map(|(user, name, user_type)| (user.as_str(), (name.as_str(), user_type.as_str()))).collect();
         let ids: Vec<&str> = people.keys().copied().collect();
         let names: Vec<&str> = people.values().map(|(name, _)| *name).collect();
         let types: Vec<&str> = people.values().map(|(_, user_type)| *user_type).collect();
-        sqlx::query(UPSERT_USERS).bind(ids).bind(names).bind(types).execute(&self.pool).await?;
-        Ok(())
+        let rows = sqlx::query(UPSERT_USERS).bind(ids).bind(names).bind(types).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| row::user_id(row.try_get("id")?)).collect()
     }
 
     /// When these people were last seen; nothing for who never was.
@@ -67,18 +77,19 @@ impl Store {
     }
 }
 
-const MEMBERSHIP: &str = "
-    SELECT c.kind, p.user_id, COALESCE(NULLIF(u.username, ''), u.id) AS username, u.user_type, p.role, p.last_read_seq
+const MEMBERSHIPS: &str = "
+    SELECT c.id, c.kind, p.user_id, COALESCE(NULLIF(u.username, ''), u.id) AS username, u.user_type, p.role, p.last_read_seq
       FROM conversations c
       LEFT JOIN participants p ON p.conversation_id = c.id
       LEFT JOIN users u ON u.id = p.user_id
-     WHERE c.id = $1
-     ORDER BY p.joined_at, p.user_id";
+     WHERE c.id = ANY($1)
+     ORDER BY c.id, p.joined_at, p.user_id";
 
 const UPSERT_USERS: &str = "
     INSERT INTO users AS known (id, username, user_type)
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
         ON CONFLICT (id) DO UPDATE SET username = EXCLUDED.username, user_type = EXCLUDED.user_type
-     WHERE (known.username, known.user_type) IS DISTINCT FROM (EXCLUDED.username, EXCLUDED.user_type)";
+     WHERE (known.username, known.user_type) IS DISTINCT FROM (EXCLUDED.username, EXCLUDED.user_type)
+    RETURNING id";
 
 const LAST_SEEN: &str = "SELECT id, last_seen FROM users WHERE id = ANY($1) AND last_seen IS NOT NULL";

@@ -119,6 +119,114 @@ async fn a_conversation_that_the_log_has_forgotten_is_whole() {
     assert_eq!(bob.expect("new_message").await["content"], "live");
 }
 
+/// Ann joins on a node that opens the conversation now, and again on one that has had it open, as after the end of her
+/// node, while nobody says anything in it.
+async fn join_elsewhere(world: &World, second: &Process, chat: &str, floor: u64) -> Person {
+    let first = world.gateway().await;
+    let seen = seq(&world.person(&first, "ann").await.join(chat).await);
+    assert!(seen >= floor, "{seen} of {floor}");
+    drop(first);
+    let mut ann = world.person(second, "ann").await;
+    let joined = ann.join_after(chat, seen).await;
+    assert_eq!((&joined["more"], &joined["events"]), (&json!(false), &json!([])), "{joined}");
+    ann
+}
+
+#[tokio::test]
+async fn a_conversation_without_events_is_joined_again_on_another_node() {
+    let world = World::new().await;
+    let _persister = world.persister().await;
+    let gateway = world.gateway().await;
+    let (quiet, busy) = (world.direct(&gateway, ["ann", "bob"]).await, world.direct(&gateway, ["eve", "bob"]).await);
+    let mut bob = world.person(&gateway, "bob").await;
+    bob.join(&quiet).await;
+    let mut eve = world.person(&gateway, "eve").await;
+    for n in 0..20 {
+        eve.send(&busy, &n.to_string()).await;
+    }
+    let floor = world.persisted().await;
+    let mut ann = join_elsewhere(&world, &gateway, &quiet, floor).await;
+    ann.send(&quiet, "hello").await;
+    for person in [&mut ann, &mut bob] {
+        assert_eq!(person.expect("new_message").await["content"], "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_that_is_open_longer_than_the_log_keeps_its_events_is_joined_again_on_another_node() {
+    let world = World::new().await;
+    let _persister = world.persister().await;
+    let gateway = world.gateway().await;
+    let (quiet, busy) = (world.direct(&gateway, ["ann", "bob"]).await, world.direct(&gateway, ["eve", "bob"]).await);
+    let mut bob = world.person(&gateway, "bob").await;
+    let mut seqs = Vec::new();
+    bob.join(&quiet).await;
+    // More than a node keeps in memory.
+    for n in 0..140 {
+        bob.say(&crate::support::message(&quiet, &n.to_string())).await;
+    }
+    for _ in 0..140 {
+        seqs.push(seq(&bob.expect("ack").await));
+    }
+    bob.find(|it| it["type"] == "new_message" && it["seq"] == seqs[139]).await;
+    let mut eve = world.person(&gateway, "eve").await;
+    for n in 0..5 {
+        eve.send(&busy, &n.to_string()).await;
+    }
+    let floor = world.persisted().await;
+    forget(&world).await;
+    // Who was away for long gets everything from Postgres.
+    let missed = world.person(&gateway, "ann").await.join_after(&quiet, seqs[0]).await;
+    assert_eq!(kinds(&missed).iter().map(|it| it.1).collect::<Vec<_>>(), seqs[1..]);
+    let mut ann = join_elsewhere(&world, &gateway, &quiet, floor).await;
+    bob.held.clear();
+    ann.send(&quiet, "hello").await;
+    for person in [&mut ann, &mut bob] {
+        assert_eq!(person.expect("new_message").await["content"], "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_heavy_first_page_has_the_newest_messages() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    let mut seqs = Vec::new();
+    for _ in 0..60 {
+        let mut heavy = crate::support::message(&chat, &"\u{1f600}".repeat(900));
+        heavy["metadata"] = json!({ "note": "x".repeat(3_900) });
+        ann.say(&heavy).await;
+    }
+    for _ in 0..60 {
+        seqs.push(seq(&ann.expect("ack").await));
+    }
+    let mut bob = world.person(&gateway, "bob").await;
+    // From the log's tail, and from Postgres.
+    let mut persister = None;
+    for stored in [false, true] {
+        if stored {
+            persister = Some(world.persister().await);
+            world.persisted().await;
+            // No longer than a node takes what it knows of the persister for true.
+            tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        }
+        let joined = bob.join(&chat).await;
+        let got: Vec<u64> = kinds(&joined).iter().map(|it| it.1).collect();
+        assert_eq!((seq(&joined), &joined["more"], &joined["has_older"]), (seqs[59], &json!(false), &json!(true)));
+        assert!((20..50).contains(&got.len()), "{}", got.len());
+        assert_eq!(got, seqs[60 - got.len()..]);
+        // What did not fit is what REST has before the page.
+        let older = format!("{}?before={}&limit=10", messages_of(&chat), got[0]);
+        let older = world.get(&gateway, "bob", &older).await;
+        let older: Vec<u64> = older.body["results"].as_array().unwrap().iter().map(seq).collect();
+        assert_eq!(older, seqs[50 - got.len()..60 - got.len()]);
+    }
+    drop(persister);
+    let live = seq(&ann.send(&chat, "live").await);
+    assert_eq!(seq(&bob.expect("new_message").await), live);
+}
+
 #[tokio::test]
 async fn a_long_absence_comes_in_pages() {
     let world = World::new().await;

@@ -18,6 +18,33 @@ fn mark(chat: &str, seq: u64) -> Value {
 }
 
 #[tokio::test]
+async fn a_room_that_opens_has_the_newest_markers_however_long_the_tail_is() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.group(&one, &["ann", "bob", "cat"]).await;
+    let (mut ann, mut bob) = (world.person(&one, "ann").await, world.person(&one, "bob").await);
+    let first = seq(&ann.send(&chat, "one").await);
+    // Postgres gets none of it: there is no persister.
+    let event = Event::Read(Read {
+        conversation_id: chat.parse().unwrap(),
+        user_id: UserId::new("ann").unwrap(),
+        last_read_seq: first,
+        read_at: Timestamp::now(),
+    });
+    let (nats, payload) = (world.env.nats().await.unwrap(), serde_json::to_vec(&event).unwrap());
+    let subject = subjects::log(0, chat.parse().unwrap());
+    for _ in 0..5_500 {
+        nats.publish(subject.clone(), payload.clone().into()).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+    let stream = async_nats::jetstream::new(nats).get_stream(subjects::log_stream(0)).await.unwrap();
+    until("the log to hold all", async || stream.get_info().await.unwrap().state.messages >= 5_501).await;
+    bob.get("ack", mark(&chat, first)).await;
+    let joined = world.person(&two, "cat").await.join(&chat).await;
+    assert_eq!(joined["read_markers"]["bob"], first, "{}", joined["read_markers"]);
+}
+
+#[tokio::test]
 async fn a_read_marker_never_moves_back() {
     let world = World::new().await;
     let (one, two) = (world.gateway().await, world.gateway().await);
