@@ -21,8 +21,10 @@ use crate::{authorise::Membership, clock, store::Store};
 
 /// Participants, over all conversations, that the cache holds.
 const CAPACITY: u64 = 1_000_000;
-/// How long Postgres may take for one read.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long Postgres may take for one conversation: a client waits.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for several, for which nobody waits.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A membership as Postgres had it at one moment.
 #[derive(Clone, Debug)]
@@ -130,7 +132,8 @@ impl Members {
         conversations: &[ConversationId],
     ) -> Result<HashMap<ConversationId, Snapshot>, Refusal> {
         let reading = Reading::begin(self, conversations);
-        let read = tokio::time::timeout(READ_TIMEOUT, self.store.memberships(conversations)).await;
+        let patience = if conversations.len() == 1 { READ_TIMEOUT } else { BATCH_TIMEOUT };
+        let read = tokio::time::timeout(patience, self.store.memberships(conversations)).await;
         let found = match read {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
@@ -139,6 +142,7 @@ impl Members {
             }
             Err(_) => {
                 tracing::warn!("membership not read in time");
+                self.store.missed();
                 return Err(Refusal::unavailable("the database"));
             }
         };
