@@ -30,7 +30,7 @@ use self::progress::Progress;
 pub use self::{
     append::Appended,
     progress::{Floors, Watermark},
-    read::{End, Rest},
+    read::{At, End, Rest},
 };
 
 /// One stored event.

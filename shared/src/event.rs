@@ -205,6 +205,12 @@ pub fn dedup_id(conversation: ConversationId, sender: &UserId, client_id: Client
     format!("{conversation}.{client_id}.{sender}")
 }
 
+/// The value of `Nats-Msg-Id` for a deletion: a message is deleted once. No `client_id` looks like this.
+#[must_use]
+pub fn deletion_dedup_id(conversation: ConversationId, message: MessageId) -> String {
+    format!("{conversation}.deleted.{message}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,10 @@ use futures_util::StreamExt;
 use partyline_shared::{
     ids::{ConversationId, Seq},
     subjects,
+    timestamp::Timestamp,
     wire::Refusal,
 };
+use uuid::Uuid;
 
 use super::{Entry, Log};
 
@@ -24,6 +26,17 @@ pub struct End {
     /// An event stands there. If not, the log has none of the conversation: all there ever were stand at `seq` or
     /// before, in Postgres.
     pub is_event: bool,
+}
+
+/// What stands at a place of the log.
+#[derive(Debug)]
+pub enum At {
+    /// An event of the conversation.
+    Event(Entry),
+    /// An event of another conversation.
+    Elsewhere,
+    /// Nothing: retention took it, or it was never written.
+    Nothing,
 }
 
 /// What follows a place.
@@ -61,6 +74,38 @@ impl Log {
             }
             Err(error) => {
                 tracing::warn!(error, "head of a log not read");
+                Err(Refusal::unavailable("the log"))
+            }
+        }
+    }
+
+    /// Reads the event at a place that is known to have been stored.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<At, Refusal> {
+        if seq == 0 {
+            return Ok(At::Nothing);
+        }
+        let state = self.partition(conversation).state.load_full();
+        // As for the head: a replica may lag behind its leader.
+        let found = if self.settings.nats_replicas > 1 {
+            state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+                if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        } else {
+            state.log.stream.direct_get(seq).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
+                if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        };
+        match found {
+            Ok(None) => Ok(At::Nothing),
+            Ok(Some(message)) if *message.subject != *self.subject(conversation) => Ok(At::Elsewhere),
+            Ok(Some(message)) => Ok(At::Event(Entry { seq, prev_seq: 0, payload: message.payload })),
+            Err(error) => {
+                tracing::warn!(error, "event not read");
                 Err(Refusal::unavailable("the log"))
             }
         }
@@ -188,6 +233,25 @@ impl Log {
         Ok(entries)
     }
 
+    /// The first events that were stored at a moment or later; `prev_seq` of the first is 0.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_since(&self, conversation: ConversationId, since: Timestamp) -> Result<Vec<Entry>, Refusal> {
+        let request = serde_json::json!({
+            "start_time": since, "next_by_subj": self.subject(conversation), "batch": READ_BATCH,
+        });
+        self.get_batch(conversation, request, 0).await
+    }
+
+    /// Whether everything that was appended since a moment is still in the conversation's log.
+    #[must_use]
+    pub fn holds_since(&self, conversation: ConversationId, since: Timestamp) -> bool {
+        let kept = time::Duration::hours(i64::from(self.settings.log_hours));
+        let began = Uuid::try_parse(&self.epoch(conversation)).ok().and_then(Timestamp::of_uuid);
+        since.age() < kept && began.is_some_and(|began| began <= since)
+    }
+
     /// One batched direct get. async-nats has no call for it.
     async fn read(
         &self,
@@ -198,6 +262,15 @@ impl Log {
     ) -> Result<Vec<Entry>, Refusal> {
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
+        self.get_batch(conversation, request, prev_seq).await
+    }
+
+    async fn get_batch(
+        &self,
+        conversation: ConversationId,
+        request: serde_json::Value,
+        prev_seq: Seq,
+    ) -> Result<Vec<Entry>, Refusal> {
         self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")
