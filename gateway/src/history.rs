@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use self::tail::Tail;
 use crate::{
-    log::{At, Entry, Log},
+    log::{Entry, Log},
     store::Store,
 };
 
@@ -171,9 +171,8 @@ pub async fn original(
     seq: Seq,
 ) -> Result<Option<Message>, Refusal> {
     match log.at(conversation, seq).await? {
-        At::Event(entry) => Ok(message_of(&entry)),
-        At::Elsewhere => Ok(None),
-        At::Nothing => Ok(stored(store, conversation, seq).await?.map(|it| it.message)),
+        Some(entry) => Ok(message_of(&entry)),
+        None => Ok(stored(store, conversation, seq).await?.map(|it| it.message)),
     }
 }
 

@@ -30,7 +30,7 @@ use self::progress::Progress;
 pub use self::{
     append::Appended,
     progress::{Floors, Watermark},
-    read::{At, End, Rest},
+    read::{End, Rest},
 };
 
 /// One stored event.

@@ -8,7 +8,7 @@ use partyline_shared::{
 
 use super::{HistoryMessage, message_of, stored};
 use crate::{
-    log::{At, Entry, Log},
+    log::{Entry, Log},
     store::Store,
 };
 
@@ -43,9 +43,8 @@ impl Current {
         // The floor is known before Postgres is asked, which therefore holds everything up to it.
         let floor = log.watermark(conversation).await?.floor;
         let (message, after) = match log.at(conversation, seq).await? {
-            At::Elsewhere => return Ok(None),
-            At::Nothing => (stored(store, conversation, seq).await?, floor),
-            At::Event(entry) => {
+            None => (stored(store, conversation, seq).await?, floor),
+            Some(entry) => {
                 let Some(message) = message_of(&entry) else { return Ok(None) };
                 let sent = HistoryMessage {
                     message,

@@ -28,17 +28,6 @@ pub struct End {
     pub is_event: bool,
 }
 
-/// What stands at a place of the log.
-#[derive(Debug)]
-pub enum At {
-    /// An event of the conversation.
-    Event(Entry),
-    /// An event of another conversation.
-    Elsewhere,
-    /// Nothing: retention took it, or it was never written.
-    Nothing,
-}
-
 /// What follows a place.
 #[derive(Debug)]
 pub enum Rest {
@@ -79,13 +68,13 @@ impl Log {
         }
     }
 
-    /// Reads the event at a place that is known to have been stored.
+    /// The event of a conversation at a place, if the log holds one there.
     ///
     /// # Errors
     /// `unavailable`.
-    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<At, Refusal> {
+    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Option<Entry>, Refusal> {
         if seq == 0 {
-            return Ok(At::Nothing);
+            return Ok(None);
         }
         let state = self.partition(conversation).state.load_full();
         // As for the head: a replica may lag behind its leader.
@@ -101,9 +90,9 @@ impl Log {
             })
         };
         match found {
-            Ok(None) => Ok(At::Nothing),
-            Ok(Some(message)) if *message.subject != *self.subject(conversation) => Ok(At::Elsewhere),
-            Ok(Some(message)) => Ok(At::Event(Entry { seq, prev_seq: 0, payload: message.payload })),
+            Ok(found) => Ok(found
+                .filter(|message| *message.subject == *self.subject(conversation))
+                .map(|message| Entry { seq, prev_seq: 0, payload: message.payload })),
             Err(error) => {
                 tracing::warn!(error, "event not read");
                 Err(Refusal::unavailable("the log"))
