@@ -1,25 +1,23 @@
 //! One user, one budget, over all nodes. A user who is connected to one node is judged there alone. Where several
 //! nodes could each say yes at the same moment, one of them, the same for all by rendezvous hashing, is asked. Every
-//! node hears of every message taken, so that the judge may change at any time.
+//! node hears of every message taken, so that the judge may change at any time. A message that turns out to be a repeat
+//! is given back in the same way. Services have a budget of their own.
+
+mod limiter;
 
 use std::{
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_nats::Client;
 use futures_util::StreamExt;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
-use partyline_shared::{
-    ids::UserId,
-    subjects,
-    wire::{ErrorCode, Refusal},
-};
+use partyline_shared::{claims::Identity, ids::UserId, subjects, wire::Refusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::limiter::Limiter;
 use crate::{config::LimitSettings, metrics, presence::Presence, tasks};
 
 /// How long the judge may take; then this node judges by what it has heard.
@@ -41,9 +39,25 @@ pub enum Entrance {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Debit {
     user_id: UserId,
-    /// The node that has counted it already.
+    /// The node that has counted it already; empty if none has.
     judge: Arc<str>,
+    /// The user is a service.
+    #[serde(default, skip_serializing_if = "is_false")]
+    service: bool,
+    /// A message that was counted before is given back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    back: bool,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(it: &bool) -> bool {
+    !*it
+}
+
+/// A message that was taken off a user's budget.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Spent(Option<Debit>);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Verdict {
@@ -56,7 +70,8 @@ pub struct Budget {
     node: Arc<str>,
     client: Client,
     presence: Arc<Presence>,
-    limiter: Option<DefaultKeyedRateLimiter<UserId>>,
+    people: Option<Limiter>,
+    services: Option<Limiter>,
     debits: mpsc::UnboundedSender<Debit>,
 }
 
@@ -72,24 +87,28 @@ impl Budget {
         settings: &LimitSettings,
         end: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let limiter = NonZeroU32::new(settings.messages_per_minute).map(|per_minute| {
-            let burst = NonZeroU32::new(settings.messages_burst).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::keyed(Quota::per_minute(per_minute).allow_burst(burst))
-        });
+        let people = Limiter::new(settings.messages_per_minute, settings.messages_burst);
+        let services = Limiter::new(settings.service_messages_per_minute, settings.service_messages_per_minute);
         let (debits, to_tell) = mpsc::unbounded_channel();
-        let budget = Arc::new(Self { node, client, presence, limiter, debits });
-        if budget.limiter.is_some() {
-            let asked = budget.client.subscribe(subjects::node_budget(&budget.node)).await?;
+        let budget = Arc::new(Self { node, client, presence, people, services, debits });
+        if budget.people.is_some() || budget.services.is_some() {
             let told = budget.client.subscribe(subjects::DEBITS).await?;
             tasks::until(
-                end,
+                end.clone(),
                 [
-                    tokio::spawn(budget.clone().judge_for_others(asked)),
                     tokio::spawn(budget.clone().listen(told)),
                     tokio::spawn(budget.clone().tell(to_tell)),
                     tokio::spawn(budget.clone().tidy()),
                 ],
             );
+        }
+        if budget.people.is_some() {
+            let asked = budget.client.subscribe(subjects::node_budget(&budget.node)).await?;
+            tasks::until(end.clone(), [tokio::spawn(budget.clone().judge_for_others(asked, false))]);
+        }
+        if budget.services.is_some() {
+            let asked = budget.client.subscribe(subjects::node_service_budget(&budget.node)).await?;
+            tasks::until(end, [tokio::spawn(budget.clone().judge_for_others(asked, true))]);
         }
         Ok(budget)
     }
@@ -98,31 +117,50 @@ impl Budget {
     ///
     /// # Errors
     /// `rate_limited`.
-    pub async fn spend(&self, user: &UserId, entrance: Entrance) -> Result<(), Refusal> {
-        self.take_one(user, entrance).await.inspect_err(|_| metrics::over_budget())
+    pub async fn spend(&self, who: &Identity, entrance: Entrance) -> Result<Spent, Refusal> {
+        self.take_one(&who.user_id, who.service, entrance).await.inspect_err(|_| metrics::over_budget())
     }
 
-    async fn take_one(&self, user: &UserId, entrance: Entrance) -> Result<(), Refusal> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        let judge = self.judge(user, entrance);
+    /// Gives a message back: it was a repeat, or came to nothing.
+    pub fn give_back(&self, spent: Spent) {
+        let Some(debit) = spent.0 else { return };
+        // Who heard of the message by a debit hears of its return in the same way, and so in the same order.
+        let judge = if debit.judge == self.node {
+            if let Some(limiter) = self.limiter(debit.service) {
+                limiter.give_back(&debit.user_id);
+            }
+            debit.judge
+        } else {
+            Arc::default()
+        };
+        let _ = self.debits.send(Debit { judge, back: true, ..debit });
+    }
+
+    fn limiter(&self, service: bool) -> Option<&Limiter> {
+        if service { self.services.as_ref() } else { self.people.as_ref() }
+    }
+
+    async fn take_one(&self, user: &UserId, service: bool, entrance: Entrance) -> Result<Spent, Refusal> {
+        let Some(limiter) = self.limiter(service) else { return Ok(Spent(None)) };
+        let mut judge = self.judge(user, entrance);
         if judge == self.node {
-            check(limiter, user)?;
-            self.tell_others(user, judge);
-            return Ok(());
-        }
-        // What this node knows already needs no call.
-        match self.ask(&judge, user).await {
-            Some(Verdict { retry_after_ms: None }) => {
-                self.tell_others(user, judge);
-                Ok(())
-            }
-            Some(Verdict { retry_after_ms: Some(after) }) => Err(limited(Duration::from_millis(after))),
-            None => {
-                check(limiter, user)?;
-                self.tell_others(user, self.node.clone());
-                Ok(())
+            limiter.check(user)?;
+        } else {
+            // What this node knows already needs no call.
+            match self.ask(&judge, user, service).await {
+                Some(Verdict { retry_after_ms: None }) => {}
+                Some(Verdict { retry_after_ms: Some(after) }) => {
+                    return Err(limiter::refusal(Duration::from_millis(after)));
+                }
+                None => {
+                    limiter.check(user)?;
+                    judge = self.node.clone();
+                }
             }
         }
+        let debit = Debit { user_id: user.clone(), judge, service, back: false };
+        let _ = self.debits.send(debit.clone());
+        Ok(Spent(Some(debit)))
     }
 
     fn judge(&self, user: &UserId, entrance: Entrance) -> Arc<str> {
@@ -136,14 +174,11 @@ impl Budget {
         nodes.into_iter().max_by_key(|node| weight(node, user)).unwrap_or_else(|| self.node.clone())
     }
 
-    async fn ask(&self, judge: &str, user: &UserId) -> Option<Verdict> {
-        let request = self.client.request(subjects::node_budget(judge), user.as_str().to_owned().into());
+    async fn ask(&self, judge: &str, user: &UserId, service: bool) -> Option<Verdict> {
+        let subject = if service { subjects::node_service_budget(judge) } else { subjects::node_budget(judge) };
+        let request = self.client.request(subject, user.as_str().to_owned().into());
         let answer = tokio::time::timeout(PATIENCE, request).await.ok()?.ok()?;
         serde_json::from_slice(&answer.payload).ok()
-    }
-
-    fn tell_others(&self, user: &UserId, judge: Arc<str>) {
-        let _ = self.debits.send(Debit { user_id: user.clone(), judge });
     }
 
     async fn tell(self: Arc<Self>, mut debits: mpsc::UnboundedReceiver<Debit>) {
@@ -169,21 +204,24 @@ impl Budget {
     }
 
     async fn listen(self: Arc<Self>, mut told: async_nats::Subscriber) {
-        let Some(limiter) = &self.limiter else { return };
         while let Some(message) = told.next().await {
             let Ok(debits) = serde_json::from_slice::<Vec<Debit>>(&message.payload) else { continue };
             for debit in debits.iter().filter(|debit| debit.judge != self.node) {
-                let _ = limiter.check_key(&debit.user_id);
+                match self.limiter(debit.service) {
+                    Some(limiter) if debit.back => limiter.give_back(&debit.user_id),
+                    Some(limiter) => drop(limiter.check(&debit.user_id)),
+                    None => {}
+                }
             }
         }
     }
 
-    async fn judge_for_others(self: Arc<Self>, mut asked: async_nats::Subscriber) {
-        let Some(limiter) = &self.limiter else { return };
+    async fn judge_for_others(self: Arc<Self>, mut asked: async_nats::Subscriber, service: bool) {
+        let Some(limiter) = self.limiter(service) else { return };
         while let Some(message) = asked.next().await {
             let user = std::str::from_utf8(&message.payload).ok().and_then(|text| UserId::new(text).ok());
             let (Some(reply), Some(user)) = (message.reply, user) else { continue };
-            let verdict = Verdict { retry_after_ms: check(limiter, &user).err().and_then(|it| it.retry_after_ms) };
+            let verdict = Verdict { retry_after_ms: limiter.check(&user).err().and_then(|it| it.retry_after_ms) };
             if let Ok(payload) = serde_json::to_vec(&verdict) {
                 let _ = self.client.publish(reply, payload.into()).await;
             }
@@ -192,22 +230,12 @@ impl Budget {
 
     /// Forgets users whose budget is full again.
     async fn tidy(self: Arc<Self>) {
-        let Some(limiter) = &self.limiter else { return };
         let mut tick = tokio::time::interval(Duration::from_secs(60));
         loop {
             tick.tick().await;
-            limiter.retain_recent();
-            limiter.shrink_to_fit();
+            self.people.iter().chain(&self.services).for_each(Limiter::tidy);
         }
     }
-}
-
-fn check(limiter: &DefaultKeyedRateLimiter<UserId>, user: &UserId) -> Result<(), Refusal> {
-    limiter.check_key(user).map_err(|until| limited(until.wait_time_from(limiter.clock().now())))
-}
-
-fn limited(after: Duration) -> Refusal {
-    Refusal::new(ErrorCode::RateLimited, "too many messages").retry_after(after)
 }
 
 /// Rendezvous hashing: every node ranks a user's judges alike, and a node's end moves only its own users.

@@ -56,12 +56,15 @@ pub struct Config {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitSettings {
-    /// Messages a minute a user, over all nodes; 0 lifts the limit.
+    /// Messages and edits a minute a user, over all nodes; 0 lifts the limit.
     #[arg(long, env = "PARTYLINE_MESSAGES_PER_MINUTE", default_value_t = 10)]
     pub messages_per_minute: u32,
     /// Messages that a rested user may send at once.
     #[arg(long, env = "PARTYLINE_MESSAGES_BURST", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub messages_burst: u32,
+    /// Messages and edits a minute a service (scope `service`), over all nodes, and as many at once; 0 lifts the limit.
+    #[arg(long, env = "PARTYLINE_SERVICE_MESSAGES_PER_MINUTE", default_value_t = 6_000)]
+    pub service_messages_per_minute: u32,
     /// Frames a second a connection; 0 lifts the limit.
     #[arg(long, env = "PARTYLINE_FRAMES_PER_SECOND", default_value_t = 20)]
     pub frames_per_second: u32,
@@ -95,12 +98,17 @@ pub struct LimitSettings {
 }
 
 impl LimitSettings {
-    /// As `welcome` tells them.
+    /// As `welcome` tells them to a person or a service.
     #[must_use]
-    pub fn told(&self) -> Limits {
+    pub fn told(&self, service: bool) -> Limits {
+        let (messages_per_minute, messages_burst) = if service {
+            (self.service_messages_per_minute, self.service_messages_per_minute)
+        } else {
+            (self.messages_per_minute, self.messages_burst)
+        };
         Limits {
-            messages_per_minute: self.messages_per_minute,
-            messages_burst: self.messages_burst,
+            messages_per_minute,
+            messages_burst,
             frames_per_second: self.frames_per_second,
             connections_per_user: self.connections_per_user,
             max_frame_bytes: self.max_frame_bytes as usize,

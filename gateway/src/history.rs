@@ -1,11 +1,14 @@
 //! Messages as pages show them, whether Postgres holds them yet or not.
 
+pub mod current;
 pub mod overlay;
 pub mod resume;
 pub mod tail;
 
+use std::time::Duration;
+
 use partyline_shared::{
-    event::Message,
+    event::{Event, Message},
     ids::{ConversationId, Seq},
     timestamp::Timestamp,
     wire::Refusal,
@@ -14,7 +17,13 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use self::tail::Tail;
-use crate::{log::Log, store::Store};
+use crate::{
+    log::{Entry, Log},
+    store::Store,
+};
+
+/// How long Postgres may take to find one message.
+const STORED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A message in its current state, with its place.
 #[derive(Clone, Debug)]
@@ -151,20 +160,38 @@ fn set_predecessor(page: &mut Page, seq: Seq) {
     }
 }
 
-/// One message in its current state.
+/// The message at a place, as it was sent. The log is asked first, and Postgres only for what the log no longer holds.
 ///
 /// # Errors
 /// `unavailable`.
-pub async fn find(
+pub async fn original(
     store: &Store,
     log: &Log,
     conversation: ConversationId,
     seq: Seq,
-) -> Result<Option<HistoryMessage>, Refusal> {
-    let Some(after) = seq.checked_sub(1) else { return Ok(None) };
-    let tail = Tail::read(log, conversation, Range::After(after), 1).await?;
-    let stored = store.message(conversation, seq).await.map_err(unavailable)?;
-    Ok(tail.merge(stored.into_iter().collect()).into_iter().find(|message| message.seq == seq))
+) -> Result<Option<Message>, Refusal> {
+    match log.at(conversation, seq).await? {
+        Some(entry) => Ok(message_of(&entry)),
+        None => Ok(stored(store, conversation, seq).await?.map(|it| it.message)),
+    }
+}
+
+fn message_of(entry: &Entry) -> Option<Message> {
+    match Event::from_json(&entry.payload) {
+        Ok(Event::NewMessage(message)) => Some(message),
+        _ => None,
+    }
+}
+
+/// The message at a place, as Postgres holds it.
+async fn stored(store: &Store, conversation: ConversationId, seq: Seq) -> Result<Option<HistoryMessage>, Refusal> {
+    match tokio::time::timeout(STORED_TIMEOUT, store.message(conversation, seq)).await {
+        Ok(found) => found.map_err(unavailable),
+        Err(_) => {
+            store.missed();
+            Err(Refusal::unavailable("the database"))
+        }
+    }
 }
 
 fn unavailable(error: sqlx::Error) -> Refusal {

@@ -36,6 +36,10 @@ const GATHER: Duration = Duration::from_millis(60);
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     Message,
+    /// A message was edited that is the conversation's newest.
+    Edited,
+    /// A message was deleted.
+    Deleted,
     Read,
     Added,
     Removed,
@@ -47,7 +51,7 @@ pub struct News {
     pub conversation_id: ConversationId,
     pub reason: Reason,
     pub seq: Seq,
-    /// The message, for [`Reason::Message`].
+    /// The conversation's newest message, if that is what is new or has changed.
     pub last_message: Option<Box<RawValue>>,
     pub users: Vec<UserId>,
 }
@@ -56,6 +60,12 @@ impl News {
     /// Whether it is about taking part itself.
     fn moves(&self) -> bool {
         matches!(self.reason, Reason::Added | Reason::Removed)
+    }
+
+    /// Of several at once the last one is told; but none without a message hides one with it. Unread messages are counted
+    /// anew in any case.
+    fn rank(&self) -> (bool, Seq) {
+        (self.last_message.is_some(), self.seq)
     }
 }
 
@@ -95,11 +105,12 @@ impl Inbox {
         Ok(inbox)
     }
 
-    /// Tells a conversation's participants of a message, the sender's other devices too. `last_message` is made only if
-    /// somebody is to hear of it.
-    pub async fn tell_message(
+    /// Tells a conversation's participants of a message or a change of one, the sender's other devices too.
+    /// `last_message` is made only if somebody is to hear of it.
+    pub async fn tell_all(
         &self,
         membership: &Arc<Membership>,
+        reason: Reason,
         seq: Seq,
         last_message: impl FnOnce() -> Option<Box<RawValue>>,
     ) {
@@ -111,7 +122,7 @@ impl Inbox {
         if audience.is_empty() {
             return;
         }
-        let (reason, last_message) = (Reason::Message, last_message());
+        let last_message = last_message();
         let news = News { conversation_id, reason, seq, last_message, users: Vec::new() };
         self.send(&audience, &news).await;
     }
@@ -184,7 +195,8 @@ impl Inbox {
             }
             let tail = tails.get(conversation).and_then(Option::as_ref);
             let (marker, floor) = tail.map_or((0, 0), |tail| (tail.marker(user), tail.floor));
-            wanted.push(UnreadKey { user: user.clone(), conversation: *conversation, marker, floor });
+            let deleted = tail.map(Tail::deleted).unwrap_or_default();
+            wanted.push(UnreadKey { user: user.clone(), conversation: *conversation, marker, floor, deleted });
         }
         let counted = if self.store.is_away() { None } else { Some(self.store.unread(&wanted).await) };
         let counted = match counted {
@@ -230,7 +242,7 @@ impl Inbox {
             }
             let key = (user.clone(), news.conversation_id);
             let held = latest.entry((key, moves)).or_insert_with(|| bare.clone());
-            if held.seq <= bare.seq {
+            if held.rank() <= bare.rank() {
                 *held = bare.clone();
             }
         }

@@ -173,7 +173,7 @@ fn upgrade(gateway: &Arc<Gateway>, session: Arc<Session>, request: &mut Request)
 
 /// Engine.IO's first packet.
 fn handshake(gateway: &Gateway, session: &Session, upgrades: &[&str]) -> String {
-    let limits = gateway.chat.config.limits.told();
+    let limits = gateway.chat.config.limits.told(false);
     let told = json!({
         "sid": session.sid.simple().to_string(),
         "upgrades": upgrades,

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::marker::Marker;
+use crate::{clock, marker::Marker};
 
 /// The `ref` of a join; those of messages are their numbers.
 pub(crate) const JOIN: &str = "join";
@@ -23,23 +23,32 @@ pub(crate) fn message(conversation: &str, marker: Marker, size: usize) -> String
     )
 }
 
-/// The `client_id` of a measured message, a UUID of version 4 by its form.
+/// The `client_id` of a measured message: a UUID of version 7, as clients make them, of the moment when it was due.
 pub(crate) fn client_id(marker: Marker) -> Uuid {
-    Uuid::from_u64_pair(u64::from(marker.run) << 32 | 0x4000, 1 << 63 | u64::from(marker.number))
+    let (run, number) = (u64::from(marker.run), u64::from(marker.number));
+    let high = clock::unix_millis(marker.due) << 16 | 0x7000 | run >> 20;
+    Uuid::from_u64_pair(high, 1 << 63 | (run & 0xf_ffff) << 32 | number)
 }
 
 #[cfg(test)]
 mod tests {
-    use partyline_shared::wire::{Command, Request};
+    use std::collections::HashSet;
+
+    use partyline_shared::{
+        timestamp::Timestamp,
+        wire::{Command, Request},
+    };
 
     use super::*;
 
     #[test]
     fn the_server_understands_a_message() {
         let conversation = Uuid::now_v7().to_string();
-        let ids: Vec<_> = (0..2)
-            .map(|number| {
-                let marker = Marker { run: 7, number, due: u64::MAX };
+        let due = clock::now();
+        let ids: Vec<_> = [(7, 0), (7, 1), (7 << 20, 0), (7, 1)]
+            .into_iter()
+            .map(|(run, number)| {
+                let marker = Marker { run, number, due };
                 let request = Request::parse(&message(&conversation, marker, 200));
                 assert_eq!(request.reference, Some(number.to_string()));
                 let Ok(Command::SendMessage(message)) = request.command else { panic!("no message") };
@@ -47,8 +56,10 @@ mod tests {
                 message.client_id
             })
             .collect();
-        assert_ne!(ids[0], ids[1]);
-        assert_eq!((ids[0].0.get_version_num(), ids[0].0.get_variant()), (4, uuid::Variant::RFC4122));
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 3);
+        assert_eq!(ids[1], ids[3]);
+        let made = Timestamp::of_uuid(ids[0].0).unwrap();
+        assert!(made.age().as_seconds_f64().abs() < 5.0, "{made}");
     }
 
     #[test]

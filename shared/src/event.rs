@@ -211,6 +211,12 @@ pub fn outbox_dedup_id(conversation: ConversationId, event_id: uuid::Uuid) -> St
     format!("{conversation}.{event_id}.outbox")
 }
 
+/// The value of `Nats-Msg-Id` for a deletion: a message is deleted once. No `client_id` looks like this.
+#[must_use]
+pub fn deletion_dedup_id(conversation: ConversationId, message: MessageId) -> String {
+    format!("{conversation}.deleted.{message}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -135,6 +135,12 @@ pub fn node_budget(node: &str) -> String {
     format!("chat.node.{node}.budget")
 }
 
+/// The same for a service.
+#[must_use]
+pub fn node_service_budget(node: &str) -> String {
+    format!("chat.node.{node}.budget.service")
+}
+
 /// The dead letter of a log subject.
 #[must_use]
 pub fn dead(log_subject: &str) -> String {

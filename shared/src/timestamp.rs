@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 /// An instant in UTC, to the millisecond: `2026-01-31T09:30:00.250Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, utoipa::ToSchema)]
@@ -19,6 +20,21 @@ impl Timestamp {
     #[must_use]
     pub fn to_datetime(self) -> OffsetDateTime {
         self.0
+    }
+
+    /// Returns when a UUID of version 7 was made, by the clock of the machine that made it.
+    #[must_use]
+    pub fn of_uuid(uuid: Uuid) -> Option<Self> {
+        let made = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7)?;
+        let (seconds, nanos) = made.to_unix();
+        let nanos = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().map(Self::from)
+    }
+
+    /// Returns the time since this instant; negative if it lies ahead.
+    #[must_use]
+    pub fn age(self) -> time::Duration {
+        OffsetDateTime::now_utc() - self.0
     }
 
     /// Milliseconds since 1970.
@@ -71,6 +87,15 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_uuid_of_version_7_tells_when_it_was_made() {
+        let made = Timestamp::of_uuid(Uuid::now_v7()).unwrap();
+        assert!(made.age().abs() < time::Duration::seconds(5), "{made}");
+        assert_eq!(Timestamp::of_uuid(Uuid::new_v4()), None);
+        // A version 7 id of the year 10889, beyond what RFC 3339 can say.
+        assert_eq!(Timestamp::of_uuid("ffffffff-ffff-7000-8000-000000000000".parse().unwrap()), None);
+    }
 
     #[test]
     fn survives_json_at_millisecond_precision() {

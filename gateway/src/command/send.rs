@@ -13,7 +13,15 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::sent::Sent;
-use crate::{app::Chat, authorise, budget::Entrance, encode, history, log::Entry, metrics, validate};
+use crate::{
+    app::Chat,
+    authorise,
+    budget::{Entrance, Spent},
+    encode, history,
+    inbox::Reason,
+    log::Entry,
+    metrics, validate,
+};
 
 /// JetStream has the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -35,27 +43,24 @@ pub struct SendAck {
 pub async fn send(
     chat: &Arc<Chat>,
     who: &Identity,
-    command: SendMessage,
+    mut command: SendMessage,
     entrance: Entrance,
 ) -> Result<SendAck, Refusal> {
     let conversation_id = command.conversation_id;
     let membership = chat.members.get(conversation_id).await?;
     let permit = authorise::send(who, &membership)?;
     let content = validate::content(&command.content)?;
-    let metadata = validate::metadata(command.metadata)?;
-    let message_type = command.message_type.unwrap_or_default();
-    if message_type == MessageType::System && !who.service {
-        return Err(Refusal::new(ErrorCode::Forbidden, "system messages are for services"));
-    }
+    let metadata = validate::metadata(command.metadata.take())?;
     let client_id = command.client_id;
-    if let Some(sent) = chat.sent.find(conversation_id, &who.user_id, client_id).await? {
-        return Ok(again(conversation_id, client_id, sent));
-    }
-    if let Some(seq) = command.reply_to {
-        let found = history::find(&chat.store, &chat.log, conversation_id, seq).await?;
-        found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "reply_to names no message of this conversation"))?;
-    }
-    chat.budget.spend(&who.user_id, entrance).await?;
+    let spent = match admit(chat, who, &command, entrance).await {
+        Ok(Admitted::New(spent)) => spent,
+        Ok(Admitted::Repeat(first)) => return Ok(again(conversation_id, client_id, first)),
+        // What it is refused for may have come about since it was stored. A repeat is never refused for that.
+        Err(refusal) => match chat.sent.find_recent(conversation_id, &who.user_id, client_id).await {
+            Ok(Some(first)) => return Ok(again(conversation_id, client_id, first)),
+            Ok(None) | Err(_) => return Err(refusal),
+        },
+    };
 
     let message = Message {
         conversation_id,
@@ -65,7 +70,7 @@ pub async fn send(
         sender_username: who.username.clone(),
         sender_type: who.user_type,
         content,
-        message_type,
+        message_type: command.message_type.unwrap_or_default(),
         metadata,
         reply_to: command.reply_to,
         created_at: Timestamp::now(),
@@ -74,6 +79,7 @@ pub async fn send(
     let event = Event::NewMessage(message);
     let appended = chat.log.append(permit, &event, Some(dedup_id(conversation_id, &who.user_id, client_id))).await?;
     if appended.duplicate {
+        chat.budget.give_back(spent);
         let first = chat.sent.at(conversation_id, appended.seq).await?;
         return Ok(again(conversation_id, client_id, first));
     }
@@ -81,9 +87,32 @@ pub async fn send(
 
     let inbox = chat.inbox.clone();
     chat.commands.spawn(async move {
-        inbox.tell_message(&membership, appended.seq, || as_seen(&event, appended.seq)).await;
+        inbox.tell_all(&membership, Reason::Message, appended.seq, || as_seen(&event, appended.seq)).await;
     });
     Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
+}
+
+/// A message that is not refused.
+enum Admitted {
+    /// It was not sent before, as far as is known, and is paid for.
+    New(Spent),
+    Repeat(Sent),
+}
+
+/// Recognises a repeat, then refuses what depends on more than the message itself.
+async fn admit(chat: &Chat, who: &Identity, command: &SendMessage, entrance: Entrance) -> Result<Admitted, Refusal> {
+    let conversation_id = command.conversation_id;
+    if let Some(sent) = chat.sent.find(conversation_id, &who.user_id, command.client_id).await? {
+        return Ok(Admitted::Repeat(sent));
+    }
+    if command.message_type == Some(MessageType::System) && !who.service {
+        return Err(Refusal::new(ErrorCode::Forbidden, "system messages are for services"));
+    }
+    if let Some(seq) = command.reply_to {
+        let found = history::original(&chat.store, &chat.log, conversation_id, seq).await?;
+        found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "reply_to names no message of this conversation"))?;
+    }
+    Ok(Admitted::New(chat.budget.spend(who, entrance).await?))
 }
 
 fn again(conversation_id: ConversationId, client_id: ClientId, first: Sent) -> SendAck {

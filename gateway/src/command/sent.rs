@@ -12,7 +12,11 @@ use partyline_shared::{
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::{clock, history, log::Log, store::Store};
+use crate::{
+    history,
+    log::{Log, Watermark},
+    store::Store,
+};
 
 /// Connections to Postgres for look-ups; while one is busy the other gathers.
 const LANES: usize = 2;
@@ -22,6 +26,16 @@ const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Events of the log's tail in one read.
 const TAIL: usize = 500;
+
+/// How far the clock of a client may seem to be ahead.
+const AHEAD: time::Duration = time::Duration::seconds(5);
+
+/// Where a search of the log begins.
+#[derive(Clone, Copy, Debug)]
+enum From {
+    After(Seq),
+    Since(Timestamp),
+}
 
 /// A message that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +82,77 @@ impl SentMessages {
     ) -> Result<Option<Sent>, Refusal> {
         // Before Postgres is asked, so that nothing slips from the tail into Postgres unseen.
         let watermark = self.log.recent_watermark(conversation).await?;
+        let made = Timestamp::of_uuid(client_id.0);
         match self.ask(conversation, sender, client_id).await {
             Ok(Some(sent)) => return Ok(Some(sent)),
             Ok(None) => {}
-            Err(PostgresAway) if self.may_be_old(client_id) => return Err(Refusal::unavailable("the database")),
-            Err(PostgresAway) => {}
+            Err(PostgresAway) => {
+                if let Some(made) = made
+                    && made.age() > self.margin()
+                {
+                    return self.find_old(conversation, sender, client_id, made).await;
+                }
+            }
         }
-        // Half the window is left for this very request.
-        if watermark.lag.is_some_and(|lag| lag < self.window / 2) {
+        if self.covers(&watermark) || made.is_some_and(|made| self.is_fresh(made)) {
             return Ok(None);
         }
-        self.search(conversation, watermark.floor, sender, client_id).await
+        self.search(conversation, From::After(watermark.floor), sender, client_id).await
+    }
+
+    /// Finds a message that was stored so recently that [`Self::find`] leaves it to JetStream's window. For a message that
+    /// is about to be refused: a repeat is answered as the first one was.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn find_recent(
+        &self,
+        conversation: ConversationId,
+        sender: &UserId,
+        client_id: ClientId,
+    ) -> Result<Option<Sent>, Refusal> {
+        let watermark = self.log.recent_watermark(conversation).await?;
+        let from = if self.covers(&watermark) && !self.store.is_away() {
+            From::After(watermark.floor)
+        } else {
+            From::Since(self.before(Timestamp::now(), self.window))
+        };
+        self.search(conversation, from, sender, client_id).await
+    }
+
+    /// Half of JetStream's window: the other half is left for the request itself, and for a client's clock that is wrong.
+    fn margin(&self) -> Duration {
+        self.window / 2
+    }
+
+    /// Whether JetStream's window covers all that Postgres may lack.
+    fn covers(&self, watermark: &Watermark) -> bool {
+        watermark.lag.is_some_and(|lag| lag < self.margin())
+    }
+
+    /// Whether a name was made so recently that JetStream's window covers every copy of its message. A clock may be ahead
+    /// by half the window: a repeat still comes within it. A name from the future tells nothing.
+    fn is_fresh(&self, made: Timestamp) -> bool {
+        made.age() >= -AHEAD && made.age() < self.margin()
+    }
+
+    /// The first message of an old name while Postgres is away: it can be judged if the log reaches back beyond the name.
+    async fn find_old(
+        &self,
+        conversation: ConversationId,
+        sender: &UserId,
+        client_id: ClientId,
+        made: Timestamp,
+    ) -> Result<Option<Sent>, Refusal> {
+        let since = self.before(made, self.margin());
+        if !self.log.holds_since(conversation, since) {
+            return Err(Refusal::unavailable("the database"));
+        }
+        self.search(conversation, From::Since(since), sender, client_id).await
+    }
+
+    fn before(&self, at: Timestamp, by: Duration) -> Timestamp {
+        at.to_datetime().checked_sub(by.try_into().unwrap_or_default()).map_or(at, Timestamp::from)
     }
 
     async fn ask(&self, conversation: ConversationId, sender: &UserId, client_id: ClientId) -> Answer {
@@ -92,24 +166,18 @@ impl SentMessages {
         }
     }
 
-    /// Whether a name tells that it was made before JetStream's window: version 7 carries its time. A name without a
-    /// time is taken for fresh while Postgres is away, so that chat goes on.
-    fn may_be_old(&self, client_id: ClientId) -> bool {
-        client_id.0.get_timestamp().filter(|_| client_id.0.get_version_num() == 7).is_some_and(|made| {
-            let age = clock::unix_seconds() - i64::try_from(made.to_unix().0).unwrap_or(i64::MAX);
-            age > i64::try_from(self.window.as_secs() / 2).unwrap_or(i64::MAX)
-        })
-    }
-
     async fn search(
         &self,
         conversation: ConversationId,
-        mut after: Seq,
+        from: From,
         sender: &UserId,
         client_id: ClientId,
     ) -> Result<Option<Sent>, Refusal> {
-        loop {
-            let entries = self.log.read_after(conversation, after, TAIL).await?;
+        let mut entries = match from {
+            From::After(after) => self.log.read_after(conversation, after, TAIL).await?,
+            From::Since(since) => self.log.read_since(conversation, since).await?,
+        };
+        while let Some(last) = entries.last() {
             for entry in &entries {
                 if let Ok(Event::NewMessage(message)) = Event::from_json(&entry.payload)
                     && message.client_id == client_id
@@ -122,11 +190,9 @@ impl SentMessages {
                     }));
                 }
             }
-            match entries.last() {
-                Some(last) if entries.len() == TAIL => after = last.seq,
-                _ => return Ok(None),
-            }
+            entries = self.log.read_after(conversation, last.seq, TAIL).await?;
         }
+        Ok(None)
     }
 
     /// The message at a place that JetStream named.
@@ -134,9 +200,9 @@ impl SentMessages {
     /// # Errors
     /// `unavailable`.
     pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Sent, Refusal> {
-        let found = history::find(&self.store, &self.log, conversation, seq).await?;
+        let found = history::original(&self.store, &self.log, conversation, seq).await?;
         let found = found.ok_or_else(|| Refusal::unavailable("the log"))?;
-        Ok(Sent { seq, message_id: found.message.message_id, created_at: found.message.created_at })
+        Ok(Sent { seq, message_id: found.message_id, created_at: found.created_at })
     }
 }
 

@@ -44,7 +44,8 @@ async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
     let marker = listed.last_read_seq.max(tail.marker(user));
     listed.last_read_seq = marker;
     // Postgres may hold some of the tail: counted anew up to where the tail begins.
-    let key = UnreadKey { user: user.clone(), conversation: listed.id, marker, floor: tail.floor };
+    let (user_id, floor, deleted) = (user.clone(), tail.floor, tail.deleted());
+    let key = UnreadKey { user: user_id, conversation: listed.id, marker, floor, deleted };
     let Ok(counted) = store.unread(&[key]).await else { return };
     let stored = counted.first().map_or(0, |it| it.count);
     listed.unread = stored.saturating_add(tail.unread(user, marker.max(tail.floor))).min(UNREAD_MAX);

@@ -6,6 +6,7 @@ use partyline_shared::{
     ids::{ConversationId, Seq},
     wire::Refusal,
 };
+use serde_json::value::RawValue;
 
 use super::HistoryMessage;
 use crate::{encode, log::Entry, store::Store};
@@ -36,6 +37,14 @@ pub fn write_message(message: &HistoryMessage, json: &mut Vec<u8>) {
         Ok(()) => drop(json.remove(start)),
         Err(error) => tracing::error!(%error, "a message has no JSON"),
     }
+}
+
+/// The same as a JSON value of its own.
+#[must_use]
+pub fn raw_message(message: &HistoryMessage) -> Option<Box<RawValue>> {
+    let mut json = Vec::new();
+    write_message(message, &mut json);
+    RawValue::from_string(String::from_utf8(json).ok()?).ok()
 }
 
 /// Events after `after` up to `floor`, at most `limit` messages: new messages in their current state, and the last

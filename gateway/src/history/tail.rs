@@ -118,7 +118,13 @@ impl Tail {
     /// Whether nothing in it moves what is unread.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.messages.is_empty() && self.markers.is_empty()
+        self.messages.is_empty() && self.markers.is_empty() && self.deletions.is_empty()
+    }
+
+    /// Places of the messages that were deleted in the tail, whether they stand in it or before.
+    #[must_use]
+    pub fn deleted(&self) -> Vec<Seq> {
+        self.deletions.keys().copied().collect()
     }
 
     /// Where somebody's read marker went; 0 if it didn't move.

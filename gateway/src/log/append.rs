@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use async_nats::{
     HeaderMap,
-    jetstream::{self, ErrorCode, context::PublishError, message::PublishMessage},
+    jetstream::{
+        self, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
 };
 use bytes::Bytes;
 use partyline_shared::{event::Event, ids::Seq, subjects, wire::Refusal};
@@ -30,6 +34,26 @@ impl Log {
     /// # Errors
     /// `unavailable`: perhaps stored, perhaps not; a repeat with the same `dedup` finds out.
     pub async fn append(&self, permit: Permit, event: &Event, dedup: Option<String>) -> Result<Appended, Refusal> {
+        let appended = self.publish(permit, event, dedup, None).await?;
+        appended.ok_or_else(|| Refusal::unavailable("the log"))
+    }
+
+    /// Appends an event if `last` is still the newest event of its conversation in the log (0: the log has none).
+    /// Checking and appending are one step of the server. Returns `None`, with nothing appended, if the log has moved on.
+    ///
+    /// # Errors
+    /// `unavailable`: perhaps stored, perhaps not.
+    pub async fn append_after(&self, permit: Permit, event: &Event, last: Seq) -> Result<Option<Appended>, Refusal> {
+        self.publish(permit, event, None, Some(last)).await
+    }
+
+    async fn publish(
+        &self,
+        permit: Permit,
+        event: &Event,
+        dedup: Option<String>,
+        last: Option<Seq>,
+    ) -> Result<Option<Appended>, Refusal> {
         debug_assert_eq!(permit.conversation_id(), event.conversation_id());
         let payload: Bytes = serde_json::to_vec(event)
             .map_err(|error| {
@@ -44,11 +68,14 @@ impl Log {
             if let Some(span) = &span {
                 headers.insert(subjects::TRACEPARENT, trace::traceparent(span));
             }
-            let message = PublishMessage::build().payload(payload.clone()).headers(headers);
-            match &dedup {
-                Some(id) => message.message_id(id),
-                None => message,
+            let mut message = PublishMessage::build().payload(payload.clone()).headers(headers);
+            if let Some(id) = &dedup {
+                message = message.message_id(id);
             }
+            if let Some(last) = last {
+                message = message.expected_last_subject_sequence(last);
+            }
+            message
         };
         let subject = self.subject(permit.conversation_id());
         let started = Instant::now();
@@ -66,7 +93,13 @@ impl Log {
                 if let Some(span) = span {
                     trace::stored(span, ack.sequence, ack.duplicate);
                 }
-                Ok(Appended { seq: ack.sequence, duplicate: ack.duplicate })
+                Ok(Some(Appended { seq: ack.sequence, duplicate: ack.duplicate }))
+            }
+            Err(error) if last.is_some() && has_moved_on(&error) => {
+                if let Some(span) = span {
+                    trace::not_stored(span);
+                }
+                Ok(None)
             }
             Err(error) => {
                 metrics::append_failed();
@@ -81,8 +114,18 @@ impl Log {
     }
 }
 
+/// Whether another event than the expected one is the newest of its subject.
+fn has_moved_on(error: &PublishError) -> bool {
+    // A cluster that has an event of the subject in hand says so with a code of its own.
+    let constant = || source(error).is_some_and(|it| it.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT);
+    matches!(error.kind(), PublishErrorKind::WrongLastSequence) || constant()
+}
+
 /// Whether the same message comes in by another way at this moment, and a cluster has not agreed on it yet.
 fn is_in_process(error: &PublishError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    source.is_some_and(|error| error.error_code() == ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT)
+    source(error).is_some_and(|error| error.error_code() == ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT)
+}
+
+fn source(error: &PublishError) -> Option<&jetstream::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>())
 }

@@ -7,8 +7,10 @@ use futures_util::StreamExt;
 use partyline_shared::{
     ids::{ConversationId, Seq},
     subjects,
+    timestamp::Timestamp,
     wire::Refusal,
 };
+use uuid::Uuid;
 
 use super::{Entry, Log};
 
@@ -61,6 +63,38 @@ impl Log {
             }
             Err(error) => {
                 tracing::warn!(error, "head of a log not read");
+                Err(Refusal::unavailable("the log"))
+            }
+        }
+    }
+
+    /// The event of a conversation at a place, if the log holds one there.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Option<Entry>, Refusal> {
+        if seq == 0 {
+            return Ok(None);
+        }
+        let state = self.partition(conversation).state.load_full();
+        // As for the head: a replica may lag behind its leader.
+        let found = if self.settings.nats_replicas > 1 {
+            state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+                if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        } else {
+            state.log.stream.direct_get(seq).await.map(Some).or_else(|error| {
+                use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
+                if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
+            })
+        };
+        match found {
+            Ok(found) => Ok(found
+                .filter(|message| *message.subject == *self.subject(conversation))
+                .map(|message| Entry { seq, prev_seq: 0, payload: message.payload })),
+            Err(error) => {
+                tracing::warn!(error, "event not read");
                 Err(Refusal::unavailable("the log"))
             }
         }
@@ -188,6 +222,25 @@ impl Log {
         Ok(entries)
     }
 
+    /// The first events that were stored at a moment or later; `prev_seq` of the first is 0.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn read_since(&self, conversation: ConversationId, since: Timestamp) -> Result<Vec<Entry>, Refusal> {
+        let request = serde_json::json!({
+            "start_time": since, "next_by_subj": self.subject(conversation), "batch": READ_BATCH,
+        });
+        self.get_batch(conversation, request, 0).await
+    }
+
+    /// Whether everything that was appended since a moment is still in the conversation's log.
+    #[must_use]
+    pub fn holds_since(&self, conversation: ConversationId, since: Timestamp) -> bool {
+        let kept = time::Duration::hours(i64::from(self.settings.log_hours));
+        let began = Uuid::try_parse(&self.epoch(conversation)).ok().and_then(Timestamp::of_uuid);
+        since.age() < kept && began.is_some_and(|began| began <= since)
+    }
+
     /// One batched direct get. async-nats has no call for it.
     async fn read(
         &self,
@@ -198,6 +251,15 @@ impl Log {
     ) -> Result<Vec<Entry>, Refusal> {
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
+        self.get_batch(conversation, request, prev_seq).await
+    }
+
+    async fn get_batch(
+        &self,
+        conversation: ConversationId,
+        request: serde_json::Value,
+        prev_seq: Seq,
+    ) -> Result<Vec<Entry>, Refusal> {
         self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")

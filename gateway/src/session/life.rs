@@ -42,7 +42,7 @@ pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
     if chat.registry.add(conn, limits.connections_per_user as usize) {
         chat.presence.touch(&who.user_id);
     }
-    let told = limits.told();
+    let told = limits.told(who.service);
     conn.send(&Frame::of(
         &Welcome {
             r#type: "welcome",

@@ -38,6 +38,8 @@ pub struct UnreadKey {
     pub marker: Seq,
     /// Counted up to here. Beyond it Postgres may hold some and lack others, whatever order they were written in.
     pub floor: Seq,
+    /// Messages that are deleted, though Postgres may not know it yet.
+    pub deleted: Vec<Seq>,
 }
 
 /// Unread messages are counted up to here: a count costs what it counts.
@@ -153,11 +155,13 @@ impl Store {
         let conversations: Vec<Uuid> = keys.iter().map(|key| key.conversation.0).collect();
         let markers: Vec<i64> = keys.iter().map(|key| row::bigint(key.marker)).collect();
         let floors: Vec<i64> = keys.iter().map(|key| row::bigint(key.floor)).collect();
+        let deleted: Vec<String> = keys.iter().map(|key| row::array(&key.deleted)).collect();
         let rows = sqlx::query(UNREAD)
             .bind(users)
             .bind(conversations)
             .bind(markers)
             .bind(floors)
+            .bind(deleted)
             .bind(i64::from(UNREAD_MAX))
             .fetch_all(&mut *self.connection().await?)
             .await?;
@@ -243,11 +247,13 @@ pub(super) const CHANGES_AFTER: &str = "
 
 pub(super) const UNREAD: &str = "
     SELECT p.user_id, p.conversation_id, counted.unread
-      FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[]) AS wanted (user_id, conversation_id, marker, floor)
+      FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[])
+           AS wanted (user_id, conversation_id, marker, floor, deleted)
       JOIN participants p ON p.user_id = wanted.user_id AND p.conversation_id = wanted.conversation_id
      CROSS JOIN LATERAL (
            SELECT count(*) AS unread FROM (
                   SELECT 1 FROM messages m
                    WHERE m.conversation_id = p.conversation_id AND m.seq > GREATEST(p.last_read_seq, wanted.marker)
                      AND m.seq <= wanted.floor AND m.sender_id <> p.user_id AND m.deleted_seq IS NULL
-                   ORDER BY m.seq LIMIT $5) capped) counted";
+                     AND m.seq <> ALL (wanted.deleted::bigint[])
+                   ORDER BY m.seq LIMIT $6) capped) counted";

@@ -22,6 +22,12 @@ pub(super) fn bigint(seq: Seq) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
+/// Places as the text of a Postgres array, for a list of lists.
+pub(super) fn array(seqs: &[Seq]) -> String {
+    let seqs: Vec<String> = seqs.iter().map(|seq| bigint(*seq).to_string()).collect();
+    format!("{{{}}}", seqs.join(","))
+}
+
 pub(super) fn user_id(stored: &str) -> sqlx::Result<UserId> {
     UserId::new(stored).map_err(|error| sqlx::Error::Decode(error.into()))
 }

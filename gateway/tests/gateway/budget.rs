@@ -101,6 +101,103 @@ async fn requests_to_all_nodes_share_the_budget_without_a_socket() {
 }
 
 #[tokio::test]
+async fn repeats_cost_nothing_and_are_never_refused() {
+    let world = World::new().await;
+    let launch = || {
+        let limits = [("PARTYLINE_MESSAGES_PER_MINUTE", "1"), ("PARTYLINE_MESSAGES_BURST", "4")];
+        let launch = world.env.gateway().unwrap().env("PARTYLINE_FRAMES_PER_SECOND", "0");
+        limits.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value))
+    };
+    let (one, two) = (launch().start().await.unwrap(), launch().start().await.unwrap());
+    let chat = world.group(&one, &["ann", "bob", "cat"]).await;
+
+    // With sockets on two nodes one of them judges for both, and both hear of what was given back.
+    let (mut left, mut right) = (world.person(&one, "ann").await, world.person(&two, "ann").await);
+    until("both nodes to know of both sockets", async || {
+        let mut known = true;
+        for gateway in [&one, &two] {
+            let list = world.get(gateway, "bob", &format!("{CONVERSATIONS}{chat}/")).await.body;
+            let online = |it: &Value| it["user_id"] == "ann" && it["online"] == true;
+            known &= list["participants"].as_array().unwrap().iter().any(online);
+        }
+        known
+    })
+    .await;
+    let first = message(&chat, "first");
+    let ack = left.get("ack", first.clone()).await;
+    let body = json!({ "client_id": first["client_id"], "content": "first" });
+    for _ in 0..8 {
+        for person in [&mut left, &mut right] {
+            let again = person.get("ack", first.clone()).await;
+            assert_eq!((&again["seq"], &again["duplicate"]), (&ack["seq"], &json!(true)));
+        }
+        let again = world.post(&two, "ann", &messages_of(&chat), body.clone()).await;
+        assert_eq!((again.status, &again.body["duplicate"]), (200, &json!(true)), "{again:?}");
+    }
+    for n in 0..3 {
+        let frame = message(&chat, &n.to_string());
+        until("a message to be taken", async || left.ask(frame.clone()).await["type"] == "ack").await;
+    }
+    assert_eq!(left.refused(message(&chat, "over")).await, "rate_limited");
+    until("the other node to know", async || right.ask(message(&chat, "over")).await["code"] == "rate_limited").await;
+
+    // With nothing left, what was stored is still answered as it was.
+    for person in [&mut left, &mut right] {
+        let again = person.get("ack", first.clone()).await;
+        assert_eq!((&again["seq"], &again["duplicate"]), (&ack["seq"], &json!(true)));
+    }
+    let again = world.post(&one, "ann", &messages_of(&chat), body).await;
+    assert_eq!((again.status, &again.body["seq"]), (200, &ack["seq"]), "{again:?}");
+}
+
+#[tokio::test]
+async fn services_have_a_budget_of_their_own() {
+    let world = World::new().await;
+    let launch = world.env.gateway().unwrap().env("PARTYLINE_FRAMES_PER_SECOND", "0");
+    let gateway = launch.start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut market = world.person(&gateway, "market").await;
+    let limits = &market.welcome["limits"];
+    assert_eq!((&limits["messages_per_minute"], &limits["messages_burst"]), (&json!(6_000), &json!(6_000)));
+    let sent = market.send(&chat, "a booking").await["seq"].clone();
+    let edit = json!({ "type": "edit_message", "conversation_id": chat, "seq": sent, "content": "another" });
+    for n in 0..15 {
+        market.send(&chat, &n.to_string()).await;
+        market.get("ack", edit.clone()).await;
+        let body = json!({ "client_id": client_id(), "content": "x" });
+        assert_eq!(world.post(&gateway, "market", &messages_of(&chat), body).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn budget_of_services_is_a_setting_and_apart_from_that_of_people() {
+    let world = World::new().await;
+    let launch = world.env.gateway().unwrap().env("PARTYLINE_SERVICE_MESSAGES_PER_MINUTE", "2");
+    let gateway = launch.start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut market = world.person(&gateway, "market").await;
+    let sent = market.send(&chat, "a booking").await["seq"].clone();
+    let edit = json!({ "type": "edit_message", "conversation_id": chat, "seq": sent, "content": "another" });
+    market.get("ack", edit.clone()).await;
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(market.ask(edit.clone()).await);
+    }
+    // Half a minute brings another one, should the machine be that slow.
+    let refused = answers.iter().filter(|answer| answer["code"] == "rate_limited").count();
+    assert!((2..=3).contains(&refused), "{answers:?}");
+    // The same user with a person's token has a person's budget.
+    let token = world.env.jwt_with("market", "MARKET", devstack::testing::UserType::Customer, None, 3_600).unwrap();
+    let mut person = crate::person::Person::come(&gateway, &token).await;
+    assert_eq!(person.welcome["limits"]["messages_per_minute"], 10);
+    let mut ann = world.person(&gateway, "ann").await;
+    for n in 0..10 {
+        ann.send(&chat, &n.to_string()).await;
+    }
+    assert_eq!(ann.refused(message(&chat, "over")).await, "rate_limited");
+}
+
+#[tokio::test]
 async fn an_edit_costs_as_much_as_a_message() {
     let world = World::new().await;
     let gateway =

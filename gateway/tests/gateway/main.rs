@@ -4,6 +4,7 @@
 
 mod autobahn;
 mod budget;
+mod changes;
 mod collector;
 mod document;
 mod drain;

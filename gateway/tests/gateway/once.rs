@@ -49,7 +49,7 @@ async fn sent_by_two_nodes_at_the_same_moment_it_is_stored_once() {
 }
 
 /// Waits until JetStream's own memory of what was published so far is over.
-async fn window_passed(world: &World) {
+pub(crate) async fn window_passed(world: &World) {
     let js = jetstream::new(world.env.nats().await.unwrap());
     // In a conversation of its own, which nobody reads.
     let subject = subjects::log(0, ConversationId::generate());
@@ -123,4 +123,70 @@ async fn a_socket_that_breaks_before_the_answer_leaves_one_message_at_most() {
     got.pop();
     got.sort_by_key(|content| content.parse::<u32>().unwrap());
     assert_eq!(got, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn repeat_is_recognised_before_what_has_changed_since_refuses_it() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "market"]).await;
+    let mut service = world.person(&gateway, "market").await;
+    let mut frame = message(&chat, "maintenance at noon");
+    frame["message_type"] = json!("system");
+    let first = service.get("ack", frame.clone()).await;
+    // The same sender's next token lacks the scope.
+    let token = world.env.jwt_with("market", "MARKET", devstack::testing::UserType::Customer, None, 3_600).unwrap();
+    let mut person = Person::come(&gateway, &token).await;
+    assert_eq!(same_but_duplicate(&first, &person.get("ack", frame.clone()).await), json!([false, true]));
+    let mut other = message(&chat, "another");
+    other["message_type"] = json!("system");
+    assert_eq!(person.refused(other).await, "forbidden");
+    // Taking part is still required.
+    let mut eve = world.person(&gateway, "eve").await;
+    assert_eq!(eve.refused(frame).await, "forbidden");
+}
+
+/// Counts what gateways read of a conversation's log until `done`.
+async fn log_reads(world: &World, chat: &str, done: impl AsyncFnOnce()) -> usize {
+    use futures_util::StreamExt;
+    let nats = world.env.nats().await.unwrap();
+    let mut requests = nats.subscribe(subjects::direct_get(0)).await.unwrap();
+    nats.flush().await.unwrap();
+    done().await;
+    // What was asked before this is read before it.
+    nats.publish(subjects::direct_get(0), "end".into()).await.unwrap();
+    let mut reads = 0;
+    while let Some(request) = requests.next().await {
+        let request = String::from_utf8_lossy(&request.payload).into_owned();
+        if request == "end" {
+            break;
+        }
+        reads += usize::from(request.contains("next_by_subj") && request.contains(chat));
+    }
+    reads
+}
+
+#[tokio::test]
+async fn new_messages_do_not_read_the_log_however_far_behind_the_persister_is() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    // Who has not joined gets news, and for that the log is read.
+    ann.join(&chat).await;
+    // No persister, and nobody knows for how long.
+    ann.send(&chat, "first").await;
+    let fresh = log_reads(&world, &chat, async || {
+        for n in 0..5 {
+            ann.send(&chat, &n.to_string()).await;
+        }
+    });
+    assert_eq!(fresh.await, 0);
+    // A name that does not tell its age needs the look.
+    let ageless = log_reads(&world, &chat, async || {
+        let mut frame = message(&chat, "ageless");
+        frame["client_id"] = json!(uuid::Uuid::new_v4());
+        ann.get("ack", frame).await;
+    });
+    assert!(ageless.await > 0);
 }

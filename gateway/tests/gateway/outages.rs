@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     person::Follower,
-    support::{CONVERSATIONS, World, message, messages_of, seq, until},
+    support::{CONVERSATIONS, World, client_id, message, messages_of, seq, until},
 };
 
 async fn behind(world: &World, setting: &str, url: &str) -> (Proxy, Process) {
@@ -189,6 +189,73 @@ async fn without_postgres_those_who_talk_go_on() {
         ann.held.clear();
         bob.held.clear();
     }
+}
+
+#[tokio::test]
+async fn without_postgres_messages_in_the_log_are_repeated_answered_edited_and_deleted() {
+    let world = World::new().await;
+    let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let persister = world.persister().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    for hangs in [false, true] {
+        // Postgres holds the first, and the log alone the second.
+        let (first, second) = (message(&chat, "first"), message(&chat, "second"));
+        let before = ann.get("ack", first.clone()).await;
+        world.persisted().await;
+        if hangs {
+            postgres.pause()
+        } else {
+            postgres.cut()
+        }
+        let during = ann.get("ack", second.clone()).await;
+        for (frame, ack) in [(&first, &before), (&second, &during)] {
+            let again = ann.get("ack", frame.clone()).await;
+            assert_eq!((&again["seq"], &again["duplicate"]), (&ack["seq"], &json!(true)), "hanging: {hangs}");
+            let mut reply = message(&chat, "reply");
+            reply["reply_to"] = ack["seq"].clone();
+            ann.get("ack", reply.clone()).await;
+            reply["client_id"] = json!(client_id());
+            reply["reply_to"] = json!(seq(ack) + 1_000_000);
+            assert!(["unavailable", "not_found"].contains(&&*ann.refused(reply).await));
+            let change =
+                |kind: &str| json!({ "type": kind, "conversation_id": chat, "seq": ack["seq"], "content": "x" });
+            ann.get("ack", change("edit_message")).await;
+            let deleted = ann.get("ack", change("delete_message")).await;
+            assert_eq!(ann.get("ack", change("delete_message")).await["seq"], deleted["seq"]);
+            assert_eq!(ann.refused(change("edit_message")).await, "conflict");
+        }
+        postgres.resume();
+        until("Postgres to be back", async || world.get(&gateway, "ann", &messages_of(&chat)).await.status == 200)
+            .await;
+    }
+    drop(persister);
+}
+
+#[tokio::test]
+async fn without_postgres_old_names_are_looked_for_in_the_log() {
+    let world = World::new().await;
+    let proxy = Proxy::start(world.env.database_url()).await.unwrap();
+    let launch = world.launch().env("PARTYLINE_DEDUP_SECONDS", "2");
+    let url = proxy.through(world.env.database_url());
+    let gateway = launch.env("PARTYLINE_DATABASE_URL", url).start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    // Older than the log: only Postgres can tell.
+    let mut ancient = message(&chat, "ancient");
+    ancient["client_id"] = json!("018f4e9c-7a54-7c8e-b8b5-0a1b2c3d4e5f");
+    ann.get("ack", ancient.clone()).await;
+    // The log began before this one was made, by more than clocks may differ.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let (stored, new) = (message(&chat, "stored"), message(&chat, "new"));
+    let first = ann.get("ack", stored.clone()).await;
+    proxy.cut();
+    crate::once::window_passed(&world).await;
+    let again = ann.get("ack", stored).await;
+    assert_eq!((&again["seq"], &again["duplicate"]), (&first["seq"], &json!(true)));
+    let ack = ann.get("ack", new).await;
+    assert_eq!(ack["duplicate"], false);
+    assert_eq!(ann.refused(ancient).await, "unavailable");
 }
 
 #[tokio::test]

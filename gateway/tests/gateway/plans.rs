@@ -25,7 +25,9 @@ fn arguments(name: &str, chat: &str) -> String {
         "find sent" => format!("(ARRAY['{chat}']::uuid[], ARRAY['ann'], ARRAY['{chat}']::uuid[])"),
         "message" => format!("('{chat}', 7)"),
         "messages before" | "messages after" | "changes after" => format!("('{chat}', 7, 51)"),
-        "unread" => format!("(ARRAY['ann'], ARRAY['{chat}']::uuid[], ARRAY[0::bigint], ARRAY[30::bigint], 1000)"),
+        "unread" => format!(
+            "(ARRAY['ann'], ARRAY['{chat}']::uuid[], ARRAY[0::bigint], ARRAY[30::bigint], ARRAY['{{5}}'], 1000)"
+        ),
         other => panic!("what are the arguments of {other}?"),
     }
 }

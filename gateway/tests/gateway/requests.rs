@@ -144,8 +144,10 @@ async fn conversations_of_others_are_forbidden_and_unknown_ones_not_found() {
         assert_eq!(bob.refused(frame(&json!(0))).await, "not_found");
     }
     let delete = json!({ "type": "delete_message", "conversation_id": chat, "seq": seq });
-    ann.get("ack", delete.clone()).await;
-    assert_eq!(ann.refused(delete).await, "conflict");
+    let deleted = ann.get("ack", delete.clone()).await;
+    assert_eq!(ann.get("ack", delete).await["seq"], deleted["seq"]);
+    let edit = json!({ "type": "edit_message", "conversation_id": chat, "seq": seq, "content": "x" });
+    assert_eq!(ann.refused(edit).await, "conflict");
     let page = world.get(&gateway, "ann", &messages_of(&chat)).await;
     assert_eq!(page.body["results"].as_array().unwrap().len(), 1, "{page:?}");
 }

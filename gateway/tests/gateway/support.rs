@@ -156,9 +156,9 @@ pub(crate) fn messages_of(conversation: &str) -> String {
     format!("{CONVERSATIONS}{conversation}/messages/")
 }
 
-/// A name for a message, never used before.
+/// A name for a message, never used before; it tells its age, as those of clients do.
 pub(crate) fn client_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+    uuid::Uuid::now_v7().to_string()
 }
 
 pub(crate) fn message(conversation: &str, content: &str) -> Value {

@@ -227,11 +227,14 @@ export class Conversation extends Observable<ConversationSnapshot> {
   /** @internal */
   readonly news = (entry: ListedConversation): Partial<ListedConversation> => {
     const { messages, hasOlder } = this.#timeline;
-    const news = withLast(entry, messages.at(-1));
-    if (this.#joining.phase !== "live") return news;
+    const last = messages.at(-1);
+    const isLive = this.#joining.phase === "live";
+    // One that isn't live doesn't know what became of a message since.
+    const news = isLive || last?.seq !== entry.last_message?.seq ? withLast(entry, last) : {};
+    if (!isLive) return news;
     const me = this.#me;
     const last_read_seq = Math.max(entry.last_read_seq, this.#members.marker(me));
-    const unread = messages.filter(({ seq, sender_id }) => seq > last_read_seq && sender_id !== me).length;
+    const unread = messages.filter(({ seq, sender_id, deleted_at }) => seq > last_read_seq && sender_id !== me && !deleted_at).length;
     // More may be unread than is held.
     const isWhole = unread === 0 || !hasOlder || (messages[0]?.seq ?? 0) <= last_read_seq;
     const isOnline = ({ user_id }: Participant) => this.#members.online.has(user_id);

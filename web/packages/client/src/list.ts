@@ -98,7 +98,7 @@ export class Conversations extends Observable<ConversationsSnapshot> {
     this.changed();
   }
 
-  /** News of a conversation that isn't joined. */
+  /** News of a conversation that isn't joined: a message, a change of its last one, or of what I have read. */
   update({ conversation_id, reason, last_message, unread_count }: ConversationUpdated): void {
     if (reason === "added" || reason === "removed") void this.#refresh(conversation_id);
     else this.#news(conversation_id, last_message, unread_count);
@@ -160,8 +160,7 @@ export class Conversations extends Observable<ConversationsSnapshot> {
 
   #merge(conversation: ListedConversation): void {
     const held = this.#byId.get(conversation.id);
-    const isOlder = (conversation.last_message?.seq ?? 0) < (held?.last_message?.seq ?? 0);
-    if (held && isOlder) {
+    if (held && isOlder(conversation.last_message, held.last_message)) {
       // The answer was made before the event that came meanwhile.
       const { last_message, unread_count, last_read_seq, updated_at } = held;
       this.#byId.set(conversation.id, { ...conversation, last_message, unread_count, last_read_seq, updated_at });
@@ -173,9 +172,15 @@ export class Conversations extends Observable<ConversationsSnapshot> {
 
 /** What a message changes about the entry of its conversation: nothing, if it isn't its last one. */
 export function withLast(entry: ListedConversation, message: Message | null | undefined): Partial<ListedConversation> {
-  const seq = entry.last_message?.seq ?? 0;
-  if (!message || message.seq < seq) return {};
-  return { last_message: message, ...(message.seq > seq && { updated_at: message.created_at }) };
+  const held = entry.last_message;
+  if (!message || isOlder(message, held)) return {};
+  return { last_message: message, ...(message.seq !== held?.seq && { updated_at: message.created_at }) };
+}
+
+/** Whether another message, or the same one in a later state, is held already: deleted is for good. */
+function isOlder(last: Message | null | undefined, held: Message | null | undefined): boolean {
+  const ahead = (last?.seq ?? 0) - (held?.seq ?? 0);
+  return ahead < 0 || (!ahead && !!held?.deleted_at && !last?.deleted_at);
 }
 
 function activity({ updated_at }: ListedConversation): number {

@@ -171,7 +171,8 @@ export interface Presence {
 export interface ConversationUpdated {
   type: "conversation_updated";
   conversation_id: string;
-  reason: Open<"message" | "read" | "added" | "removed">;
+  reason: Open<"message" | "edited" | "deleted" | "read" | "added" | "removed">;
+  /** The newest message in its present state; null if neither it nor its state is new. */
   last_message: NewMessage | null;
   /** Null when the server can't tell now. */
   unread_count: number | null;

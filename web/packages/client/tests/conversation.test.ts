@@ -272,6 +272,15 @@ describe("news for the list", () => {
     expect(conversation.news(listed({ unread_count: 60 })).unread_count).toBe(60);
   });
 
+  it("counts no deleted message, and while it is behind takes back no change of one", async () => {
+    const socket = await open(7, [5, 6, 7].map((seq) => newMessage(seq)), { read_markers: { [ME]: 5 } });
+    socket.hear({ type: "message_deleted", conversation_id: CONVERSATION, seq: 8, prev_seq: 7, message_seq: 6, message_id: "m6", deleted_by: OTHER, deleted_at: message(8).created_at });
+    expect(conversation.news(listed({ unread_count: 2 })).unread_count).toBe(1);
+    socket.drop();
+    expect(conversation.news(listed({ last_message: message(7, { content: "edited" }) }))).toEqual({});
+    expect(conversation.news(listed({ last_message: message(5) }))).toMatchObject({ last_message: { seq: 7 } });
+  });
+
   it("tells nothing of what was read while it is behind, and no older message than the list has", async () => {
     const socket = await open(7, [newMessage(7)], { online: [OTHER] });
     const participants = [{ user_id: OTHER, online: false }];

@@ -96,6 +96,30 @@ describe("news of a conversation that isn't open", () => {
     expect(unread("a")).toBe(1);
   });
 
+  it("shows what became of the last message, and what is unread without a deleted one", async () => {
+    await load([listed("b", 9), listed("a", 5, { unread_count: 3 })]);
+    const at = message(6).created_at;
+    list.update(news("a", message(5, { content: "better", edited_at: at }), 3, "edited"));
+    expect(list.get("a")).toMatchObject({ last_message: { seq: 5, content: "better" }, unread_count: 3, updated_at: message(5).created_at });
+    // One before the last.
+    list.update(news("a", null, 2, "deleted"));
+    expect(list.get("a")).toMatchObject({ last_message: { content: "better" }, unread_count: 2 });
+    list.update(news("a", message(5, { content: "", deleted_at: at }), 1, "deleted"));
+    expect(list.get("a")).toMatchObject({ last_message: { seq: 5, content: "", deleted_at: at }, unread_count: 1 });
+    expect(ids()).toEqual(["b", "a"]);
+  });
+
+  it("doesn't bring back what was deleted, from another node or from an answer that was made before", async () => {
+    await load([listed("a", 5, { unread_count: 1 })]);
+    const at = message(6).created_at;
+    list.update(news("a", message(5, { content: "", deleted_at: at }), 0, "deleted"));
+    list.update(news("a", message(5, { content: "better", edited_at: at }), 0, "edited"));
+    await load([listed("a", 5, { unread_count: 1 })]);
+    expect(list.get("a")).toMatchObject({ last_message: { content: "", deleted_at: at }, unread_count: 0 });
+    list.update(news("a", message(7), 1));
+    expect(list.get("a")).toMatchObject({ last_message: { seq: 7 }, unread_count: 1 });
+  });
+
   it("that isn't listed, or was changed in who takes part, is asked for", async () => {
     await load([listed("a", 1), listed("gone", 2)]);
     conversation.mockResolvedValueOnce(listed("new", 3));

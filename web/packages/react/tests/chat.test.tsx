@@ -141,6 +141,24 @@ test("a vendor searches, sees what is unread, and makes a quote", async () => {
   expect(screen.queryByRole("form", { name: "Make a quote" })).toBeNull();
 });
 
+test("the list shows an edit and a deletion of a last message, and counts the deleted one no more", async () => {
+  const server = new FakeServer();
+  provide(server, <CustomerChat />);
+  const item = () => screen.getByRole("button", { name: /^Luna Florals/ });
+  await vi.waitFor(() => expect(item().textContent).toContain("Roses?"));
+  const news = (reason: string, unread_count: number, change: object) => {
+    const last_message = { type: "new_message", ...message(1, { conversation_id: "c2", ...change }) };
+    act(() => server.tell({ type: "conversation_updated", conversation_id: "c2", reason, last_message, unread_count }));
+  };
+  news("edited", 2, { content: "Tulips?", edited_at: message(2).created_at });
+  expect(item().textContent).toContain("Tulips?");
+  expect(item().textContent).toContain("2");
+  news("deleted", 1, { content: "", deleted_at: message(3).created_at });
+  expect(item().textContent).toContain("Message deleted");
+  expect(item().textContent).not.toMatch(/Roses|Tulips/);
+  within(item()).getByText("1");
+});
+
 test("drafts wait in their conversations, and too long a message can't be sent", async () => {
   const server = new FakeServer();
   provide(server, <CustomerChat />);
