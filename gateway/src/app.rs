@@ -12,13 +12,13 @@ use partyline_shared::{
     trace::{self, Service},
 };
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::follow::Told;
 use crate::{
     auth::Verifier, budget::Budget, command::sent::SentMessages, config::Config, inbox::Inbox, log::Log,
-    members::Members, metrics, people::People, presence::Presence, requests::Requests, room::directory::Directory,
-    session::registry::Registry, store::Store,
+    members::Members, metrics, people::People, presence::Presence, relay, requests::Requests,
+    room::directory::Directory, session::registry::Registry, store::Store,
 };
 
 /// Everything that a command may need. Nothing here outlives the process: another node can take over at any moment.
@@ -41,6 +41,8 @@ pub struct Chat {
     pub people: People,
     /// Up while NATS is there.
     pub nats_up: Latch,
+    /// Commands that must run to their end, and what follows from them: awaited before the process ends.
+    pub commands: TaskTracker,
 }
 
 impl Chat {
@@ -98,8 +100,10 @@ impl Chat {
             sent,
             people,
             nats_up,
+            commands: TaskTracker::new(),
         });
         follow::all(&chat, heard, told, to_tell, &end);
+        relay::start(&chat, end);
         Ok(chat)
     }
 

@@ -114,6 +114,12 @@ pub fn remove(identity: &Identity, membership: &Membership, user: &UserId) -> Re
     manage(identity, membership, Some(user))
 }
 
+/// Telling a change that was permitted when it was made, and is committed since.
+#[must_use]
+pub fn committed(conversation_id: ConversationId) -> Permit {
+    Permit { conversation_id }
+}
+
 fn manage(identity: &Identity, membership: &Membership, leaving: Option<&UserId>) -> Result<Permit, Refusal> {
     let me = membership.participant(&identity.user_id);
     if me.is_none() && !identity.service {

@@ -1,6 +1,7 @@
 //! The HTTP side: the router as one list, and what all of its answers have in common.
 
 mod caller;
+mod complete;
 mod conversations;
 mod front;
 mod host;

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod origin;
 pub mod people;
 pub mod presence;
+pub mod relay;
 pub mod requests;
 pub mod room;
 pub mod server;

@@ -16,6 +16,7 @@ pub use self::describe::describe;
 use self::handles::{
     CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, VERBS,
 };
+use crate::store::OutboxState;
 
 /// Where a resuming client's events came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,15 @@ pub enum ResumeSource {
 pub enum Protocol {
     Native,
     SocketIo,
+}
+
+/// Which way a committed change was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayer {
+    /// By the command that made it, right after its commit.
+    Command,
+    /// By a sweep of the outbox.
+    Sweep,
 }
 
 /// Counts a socket as open until it is dropped.
@@ -249,6 +259,17 @@ pub fn postgres(up: bool, connections: u32, idle: usize) {
     HANDLES.postgres_up.set(if up { 1.0 } else { 0.0 });
     HANDLES.postgres_busy.set(f64::from(connections) - idle as f64);
     HANDLES.postgres_idle.set(idle as f64);
+}
+
+/// A committed change was told.
+pub fn relayed(by: Relayer) {
+    HANDLES.relayed[by as usize].increment(1);
+}
+
+/// What waits in the outbox.
+pub fn outbox(state: OutboxState) {
+    HANDLES.outbox_rows.set(state.rows as f64);
+    HANDLES.outbox_oldest.set(state.oldest.as_secs_f64());
 }
 
 /// An HTTP request was answered. `route` is the route's pattern, never the path.

@@ -131,8 +131,15 @@ impl Bound {
         gateway.socketio.end_all(&gateway);
         closing.cancel();
         requests.close();
-        if tokio::time::timeout(LAST_REQUESTS, requests.wait()).await.is_err() {
-            tracing::warn!(left = requests.len(), "requests not finished in time");
+        let commands = &gateway.chat.commands;
+        let finished = async {
+            requests.wait().await;
+            // After the requests: those begin commands, also such as outlive them.
+            commands.close();
+            commands.wait().await;
+        };
+        if tokio::time::timeout(LAST_REQUESTS, finished).await.is_err() {
+            tracing::warn!(requests = requests.len(), commands = commands.len(), "not finished in time");
         }
         gateway.chat.presence.withdraw().await;
         end.cancel();

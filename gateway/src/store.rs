@@ -4,6 +4,7 @@
 mod conversations;
 mod list;
 mod messages;
+mod outbox;
 mod people;
 mod row;
 
@@ -26,6 +27,7 @@ pub use self::{
     conversations::{Added, Created, NewConversation},
     list::{Cursor, Listed, ListedPage},
     messages::{Sent, UNREAD_MAX, Unread, UnreadKey},
+    outbox::{FIRST_LEASE, OutboxState, Outgoing},
 };
 
 /// How long a request waits for a free connection, or for Postgres to come back.

@@ -205,6 +205,12 @@ pub fn dedup_id(conversation: ConversationId, sender: &UserId, client_id: Client
     format!("{conversation}.{client_id}.{sender}")
 }
 
+/// The value of `Nats-Msg-Id` for a change that comes from the outbox.
+#[must_use]
+pub fn outbox_dedup_id(conversation: ConversationId, event_id: uuid::Uuid) -> String {
+    format!("{conversation}.{event_id}.outbox")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use partyline_shared::{
 use crate::{
     app::Chat,
     authorise::Kind,
-    inbox::{News, Reason},
+    relay,
     store::{self, Created},
 };
 
@@ -37,17 +37,8 @@ pub async fn create(chat: &Arc<Chat>, who: &Identity, asked: NewConversation) ->
         tracing::warn!(%error, "conversation not created");
         Refusal::unavailable("the database")
     })?;
-    if created.new {
-        let news = News {
-            conversation_id: created.id,
-            reason: Reason::Added,
-            seq: 0,
-            last_message: None,
-
-            users: new.participants,
-        };
-        let chat = chat.clone();
-        tokio::spawn(async move { chat.inbox.tell(news).await });
+    if let Some(told) = &created.new {
+        relay::after_commit(chat, told.clone()).await;
     }
     Ok(created)
 }

@@ -71,8 +71,8 @@ pub async fn mark_read(
 
         users: vec![who.user_id.clone()],
     };
-    let chat = chat.clone();
-    tokio::spawn(async move { chat.inbox.tell(news).await });
+    let inbox = chat.inbox.clone();
+    chat.commands.spawn(async move { inbox.tell(news).await });
     Ok(MarkReadAck { conversation_id, last_read_seq })
 }
 

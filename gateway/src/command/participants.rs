@@ -1,21 +1,16 @@
-//! Adding and removing people. Postgres decides, every node forgets what it cached, and the log tells.
+//! Adding and removing people. Postgres decides, every node forgets what it cached, and the log tells: the last two
+//! are the [relay](crate::relay)'s, and happen even if this process ends right after the commit.
 
 use std::sync::Arc;
 
 use partyline_shared::{
     claims::Identity,
-    event::{Event, Participant, ParticipantAdded, ParticipantRemoved},
+    event::Participant,
     ids::{ConversationId, UserId},
     wire::{ErrorCode, Refusal},
 };
 
-use crate::{
-    app::Chat,
-    authorise,
-    inbox::{News, Reason},
-    log::Appended,
-    store::Added,
-};
+use crate::{app::Chat, authorise, relay, store::Added};
 
 /// What became of adding somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,23 +35,17 @@ pub async fn add(
     conversation: ConversationId,
     user: &UserId,
 ) -> Result<Addition, Refusal> {
-    let permit = authorise::add(who, &*chat.members.get(conversation).await?)?;
-    let participant = match chat.store.add_participant(conversation, user, chat.config.group_max).await {
-        Ok(Added::New(participant)) => participant,
-        Ok(Added::Already(participant)) => return Ok(Addition::Already(participant)),
-        Ok(Added::Full) => return Err(Refusal::new(ErrorCode::Conflict, "the group is full")),
-        Ok(Added::NoSuchConversation) => return Err(Refusal::new(ErrorCode::NotFound, "no such conversation")),
-        Err(error) => return Err(unavailable(error)),
-    };
-    chat.members_changed(conversation).await;
-    let event = Event::ParticipantAdded(ParticipantAdded {
-        conversation_id: conversation,
-        participant: participant.clone(),
-        added_by: who.user_id.clone(),
-    });
-    let told = chat.log.append(permit, &event, None).await;
-    tell(chat, conversation, Reason::Added, user, told);
-    Ok(Addition::New(participant))
+    authorise::add(who, &*chat.members.get(conversation).await?)?;
+    match chat.store.add_participant(conversation, user, &who.user_id, chat.config.group_max).await {
+        Ok(Added::New(participant, told)) => {
+            relay::after_commit(chat, *told).await;
+            Ok(Addition::New(participant))
+        }
+        Ok(Added::Already(participant)) => Ok(Addition::Already(participant)),
+        Ok(Added::Full) => Err(Refusal::new(ErrorCode::Conflict, "the group is full")),
+        Ok(Added::NoSuchConversation) => Err(Refusal::new(ErrorCode::NotFound, "no such conversation")),
+        Err(error) => Err(unavailable(error)),
+    }
 }
 
 /// Removes somebody, or leaves.
@@ -69,31 +58,9 @@ pub async fn remove(
     conversation: ConversationId,
     user: &UserId,
 ) -> Result<(), Refusal> {
-    let permit = authorise::remove(who, &*chat.members.get(conversation).await?, user)?;
-    if !chat.store.remove_participant(conversation, user).await.map_err(unavailable)? {
-        return Err(Refusal::new(ErrorCode::NotFound, "no such participant"));
-    }
-    chat.members_changed(conversation).await;
-    let event = Event::ParticipantRemoved(ParticipantRemoved {
-        conversation_id: conversation,
-        user_id: user.clone(),
-        removed_by: who.user_id.clone(),
-    });
-    let told = chat.log.append(permit, &event, None).await;
-    tell(chat, conversation, Reason::Removed, user, told);
+    authorise::remove(who, &*chat.members.get(conversation).await?, user)?;
+    let removed = chat.store.remove_participant(conversation, user, &who.user_id).await.map_err(unavailable)?;
+    let told = removed.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such participant"))?;
+    relay::after_commit(chat, told).await;
     Ok(())
-}
-
-/// The change is made, whatever becomes of telling it: every answer to a join tells the participants whole.
-fn tell(
-    chat: &Arc<Chat>,
-    conversation_id: ConversationId,
-    reason: Reason,
-    user: &UserId,
-    told: Result<Appended, Refusal>,
-) {
-    let seq = told.map_or(0, |appended| appended.seq);
-    let news = News { conversation_id, reason, seq, last_message: None, users: vec![user.clone()] };
-    let chat = chat.clone();
-    tokio::spawn(async move { chat.inbox.tell(news).await });
 }

@@ -79,9 +79,9 @@ pub async fn send(
     }
     metrics::message_taken(false);
 
-    let chat = chat.clone();
-    tokio::spawn(async move {
-        chat.inbox.tell_message(&membership, appended.seq, || as_seen(&event, appended.seq)).await;
+    let inbox = chat.inbox.clone();
+    chat.commands.spawn(async move {
+        inbox.tell_message(&membership, appended.seq, || as_seen(&event, appended.seq)).await;
     });
     Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
 }

@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     caller::Caller,
+    complete::to_end,
     input::{Asked, Given, InConversation, page_size},
     openapi::{Common, OfBody, OfConversation},
     problem::Problem,
@@ -119,9 +120,11 @@ pub(super) async fn create(
         title: body.title,
         participants: body.participant_ids,
     };
-    let created = create::create(&gateway.chat, &who, new).await?;
-    let view = Json(view(&gateway, created.id, &who.user_id).await?);
-    if created.new {
+    let user = who.user_id.clone();
+    let chat = gateway.chat.clone();
+    let created = to_end(&gateway.chat.commands, async move { create::create(&chat, &who, new).await }).await?;
+    let view = Json(view(&gateway, created.id, &user).await?);
+    if created.new.is_some() {
         let location = format!("/chat/api/conversations/{}/", created.id);
         return Ok((StatusCode::CREATED, [(header::LOCATION, location)], view).into_response());
     }

@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     caller::Caller,
+    complete::to_end,
     input::{self, Asked, Given, InConversation, PerhapsGiven, page_size},
     openapi::{Common, OfBody, OfConversation},
     problem::Problem,
@@ -129,7 +130,9 @@ pub(super) async fn send(
         metadata: body.metadata,
         reply_to: body.reply_to,
     };
-    Ok(Json(sending::send(&gateway.chat, &who, message, Entrance::Request).await?))
+    let chat = gateway.chat.clone();
+    let sent = async move { sending::send(&chat, &who, message, Entrance::Request).await };
+    Ok(Json(to_end(&gateway.chat.commands, sent).await?))
 }
 
 /// How far I have read.
@@ -154,5 +157,7 @@ pub(super) async fn mark_read(
     PerhapsGiven(body): PerhapsGiven<MarkReadBody>,
 ) -> Result<Json<MarkReadAck>, Problem> {
     let seq = body.unwrap_or_default().seq;
-    Ok(Json(marking::mark_read(&gateway.chat, &who, id, seq).await?))
+    let chat = gateway.chat.clone();
+    let marked = async move { marking::mark_read(&chat, &who, id, seq).await };
+    Ok(Json(to_end(&gateway.chat.commands, marked).await?))
 }

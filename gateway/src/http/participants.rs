@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::{
     caller::Caller,
+    complete::to_end,
     input::{Given, InConversation, OfUser},
     openapi::{Common, OfBody, OfConversation},
     problem::Problem,
@@ -49,7 +50,9 @@ pub(super) async fn add(
     InConversation(id): InConversation,
     Given(body): Given<AddBody>,
 ) -> Result<Response, Problem> {
-    let (status, participant) = match participants::add(&gateway.chat, &who, id, &body.user_id).await? {
+    let chat = gateway.chat.clone();
+    let added = async move { participants::add(&chat, &who, id, &body.user_id).await };
+    let (status, participant) = match to_end(&gateway.chat.commands, added).await? {
         Addition::New(participant) => (StatusCode::CREATED, participant),
         Addition::Already(participant) => (StatusCode::OK, participant),
     };
@@ -71,6 +74,7 @@ pub(super) async fn remove(
     InConversation(id): InConversation,
     OfUser(user): OfUser,
 ) -> Result<StatusCode, Problem> {
-    participants::remove(&gateway.chat, &who, id, &user).await?;
+    let chat = gateway.chat.clone();
+    to_end(&gateway.chat.commands, async move { participants::remove(&chat, &who, id, &user).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

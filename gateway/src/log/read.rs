@@ -204,18 +204,78 @@ impl Log {
         })
     }
 
+    /// The place of the event that was appended under a deduplication id, searched after a place up to the log's end.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn find_by_dedup(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+        dedup: &str,
+    ) -> Result<Option<Seq>, Refusal> {
+        let Some(head) = self.head(conversation).await? else { return Ok(None) };
+        let began = Instant::now();
+        let mut cursor = after;
+        while cursor < head.seq {
+            let found = self.read_dedup_ids(conversation, cursor).await.map_err(|error| {
+                tracing::warn!(%error, "log not searched");
+                Refusal::unavailable("the log")
+            })?;
+            if let Some((seq, _)) = found.iter().find(|(_, id)| id.as_deref() == Some(dedup)) {
+                return Ok(Some(*seq));
+            }
+            match found.last() {
+                Some((last, _)) => cursor = *last,
+                // A lagging replica.
+                None if began.elapsed() < REPLICA_PATIENCE => tokio::time::sleep(Duration::from_millis(10)).await,
+                None => return Err(Refusal::unavailable("the log")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next events after a place, each with the deduplication id that it was appended under.
+    async fn read_dedup_ids(
+        &self,
+        conversation: ConversationId,
+        after: Seq,
+    ) -> anyhow::Result<Vec<(Seq, Option<String>)>> {
+        let request =
+            serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": READ_BATCH });
+        let answers = self.direct_get_messages(self.number(conversation), request.to_string().into()).await?;
+        let dedup_id = |answer: &async_nats::Message| {
+            Some(answer.headers.as_ref()?.get(async_nats::header::NATS_MESSAGE_ID)?.as_str().to_owned())
+        };
+        Ok(answers.into_iter().map(|(seq, answer)| (seq, dedup_id(&answer))).collect())
+    }
+
     async fn direct_get(&self, partition: u16, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
+        let answers = self.direct_get_messages(partition, request).await?;
+        let entry = |(seq, answer): (Seq, async_nats::Message)| {
+            let entry = Entry { seq, prev_seq, payload: answer.payload };
+            prev_seq = seq;
+            entry
+        };
+        Ok(answers.into_iter().map(entry).collect())
+    }
+
+    async fn direct_get_messages(
+        &self,
+        partition: u16,
+        request: Bytes,
+    ) -> anyhow::Result<Vec<(Seq, async_nats::Message)>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await?;
         self.client.publish_with_reply(subjects::direct_get(partition), inbox, request).await?;
-        let mut entries = Vec::new();
+        let mut messages = Vec::new();
         loop {
             let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
                 .await?
                 .ok_or_else(|| anyhow::anyhow!("subscription ended"))?;
             match answer.status.map(|status| status.as_u16()) {
                 // 204: end of batch; 404: nothing there.
-                Some(204 | 404) => return Ok(entries),
+                Some(204 | 404) => return Ok(messages),
                 Some(status) if status >= 300 => anyhow::bail!("direct get: status {status}"),
                 _ => {}
             }
@@ -225,8 +285,7 @@ impl Log {
                 .and_then(|headers| headers.get(async_nats::header::NATS_SEQUENCE))
                 .and_then(|value| value.as_str().parse().ok())
                 .ok_or_else(|| anyhow::anyhow!("direct get: no sequence"))?;
-            entries.push(Entry { seq, prev_seq, payload: answer.payload });
-            prev_seq = seq;
+            messages.push((seq, answer));
         }
     }
 }

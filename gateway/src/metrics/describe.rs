@@ -114,5 +114,8 @@ fn parts() {
     describe_counter!(NATS_BYTES, Unit::Bytes, "Payload of NATS messages, by direction (in, out)");
     describe_gauge!(POSTGRES_UP, "1 unless Postgres did not answer lately");
     describe_gauge!(POSTGRES_CONNECTIONS, "Connections to Postgres, by state (busy, idle)");
+    describe_counter!(OUTBOX_RELAYED, "Committed changes that were told, by whom (command, sweep)");
+    describe_gauge!(OUTBOX_ROWS, "Committed changes that are still to be told, of all gateways together");
+    describe_gauge!(OUTBOX_OLDEST, Unit::Seconds, "Age of the oldest of them; 0 without any");
     describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
 }

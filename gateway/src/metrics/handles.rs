@@ -35,6 +35,9 @@ pub(super) const NATS_MESSAGES: &str = "partyline_gateway_nats_messages_total";
 pub(super) const NATS_BYTES: &str = "partyline_gateway_nats_bytes_total";
 pub(super) const POSTGRES_UP: &str = "partyline_gateway_postgres_up";
 pub(super) const POSTGRES_CONNECTIONS: &str = "partyline_gateway_postgres_connections";
+pub(super) const OUTBOX_RELAYED: &str = "partyline_gateway_outbox_relayed_total";
+pub(super) const OUTBOX_ROWS: &str = "partyline_gateway_outbox_rows";
+pub(super) const OUTBOX_OLDEST: &str = "partyline_gateway_outbox_oldest_seconds";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
 pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
@@ -90,6 +93,10 @@ pub(super) struct Handles {
     pub(super) postgres_up: Gauge,
     pub(super) postgres_busy: Gauge,
     pub(super) postgres_idle: Gauge,
+    /// By [`super::Relayer`].
+    pub(super) relayed: [Counter; 2],
+    pub(super) outbox_rows: Gauge,
+    pub(super) outbox_oldest: Gauge,
 }
 
 pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
@@ -124,4 +131,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     postgres_up: gauge!(POSTGRES_UP),
     postgres_busy: gauge!(POSTGRES_CONNECTIONS, "state" => "busy"),
     postgres_idle: gauge!(POSTGRES_CONNECTIONS, "state" => "idle"),
+    relayed: ["command", "sweep"].map(|by| counter!(OUTBOX_RELAYED, "by" => by)),
+    outbox_rows: gauge!(OUTBOX_ROWS),
+    outbox_oldest: gauge!(OUTBOX_OLDEST),
 });

@@ -2,13 +2,13 @@
 
 use partyline_shared::{
     claims::Identity,
-    event::{Participant, Role},
+    event::{Event, Participant, ParticipantAdded, ParticipantRemoved, Role},
     ids::{ConversationId, UserId},
 };
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{Store, row};
+use super::{Outgoing, Store, outbox, row};
 use crate::authorise::Kind;
 
 /// A conversation to be made.
@@ -23,17 +23,17 @@ pub struct NewConversation {
 }
 
 /// The conversation that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Created {
     pub id: ConversationId,
-    /// Made now; else these two people had one already.
-    pub new: bool,
+    /// To be told, if it was made now; else these two people had one already.
+    pub new: Option<Outgoing>,
 }
 
 /// What became of adding somebody.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Added {
-    New(Participant),
+    New(Participant, Box<Outgoing>),
     /// Took part already.
     Already(Participant),
     /// The group has as many as it may have.
@@ -75,7 +75,7 @@ impl Store {
         let Some(id) = made else {
             let id = sqlx::query_scalar(FIND_DIRECT).bind(key).fetch_one(&mut *transaction).await?;
             transaction.commit().await?;
-            return Ok(Created { id: ConversationId(id), new: false });
+            return Ok(Created { id: ConversationId(id), new: None });
         };
         let ids: Vec<&str> = new.participants.iter().map(UserId::as_str).collect();
         let roles: Vec<&str> = new
@@ -84,15 +84,23 @@ impl Store {
             .map(|user| if new.owner.as_ref() == Some(user) { Role::Owner } else { Role::Member }.as_str())
             .collect();
         sqlx::query(ADD_ALL).bind(id).bind(ids).bind(roles).execute(&mut *transaction).await?;
+        let id = ConversationId(id);
+        let told = outbox::write(&mut transaction, id, 0, None, new.participants.clone()).await?;
         transaction.commit().await?;
-        Ok(Created { id: ConversationId(id), new: true })
+        Ok(Created { id, new: Some(told) })
     }
 
     /// Adds somebody as a member who has read everything so far; `max` participants at most.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn add_participant(&self, conversation: ConversationId, user: &UserId, max: u32) -> sqlx::Result<Added> {
+    pub async fn add_participant(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        added_by: &UserId,
+        max: u32,
+    ) -> sqlx::Result<Added> {
         let mut connection = self.connection().await?;
         let mut transaction = connection.begin().await?;
         add_stubs(&mut transaction, [user]).await?;
@@ -118,32 +126,52 @@ impl Store {
         let added =
             sqlx::query(PARTICIPANT).bind(conversation.0).bind(user.as_str()).fetch_one(&mut *transaction).await?;
         let added = row::participant(&added)?;
+        let event = Event::ParticipantAdded(ParticipantAdded {
+            conversation_id: conversation,
+            participant: added.clone(),
+            added_by: added_by.clone(),
+        });
+        let after = row::seq(last_message_seq);
+        let told = outbox::write(&mut transaction, conversation, after, Some(event), vec![user.clone()]).await?;
         transaction.commit().await?;
-        Ok(Added::New(added))
+        Ok(Added::New(added, Box::new(told)))
     }
 
     /// Removes somebody; if that was a group's last owner, the oldest member takes over.
     ///
     /// # Returns
-    /// Whether the person took part.
+    /// What is to be told; nothing if the person took no part.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn remove_participant(&self, conversation: ConversationId, user: &UserId) -> sqlx::Result<bool> {
+    pub async fn remove_participant(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        removed_by: &UserId,
+    ) -> sqlx::Result<Option<Outgoing>> {
         let mut connection = self.connection().await?;
         let mut transaction = connection.begin().await?;
-        sqlx::query(LOCK).bind(conversation.0).execute(&mut *transaction).await?;
+        let last_message_seq: Option<i64> =
+            sqlx::query_scalar(LOCK).bind(conversation.0).fetch_optional(&mut *transaction).await?;
         let role: Option<String> = sqlx::query_scalar(REMOVE)
             .bind(conversation.0)
             .bind(user.as_str())
             .fetch_optional(&mut *transaction)
             .await?;
-        let Some(role) = role else { return Ok(false) };
+        let Some(role) = role else { return Ok(None) };
         if Role::from_stored(&role) == Role::Owner {
             sqlx::query(TAKE_OVER).bind(conversation.0).execute(&mut *transaction).await?;
         }
+        let event = Event::ParticipantRemoved(ParticipantRemoved {
+            conversation_id: conversation,
+            user_id: user.clone(),
+            removed_by: removed_by.clone(),
+        });
+        let after = row::seq(last_message_seq.unwrap_or(0));
+        let told = outbox::write(&mut transaction, conversation, after, Some(event), vec![user.clone()]).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(told))
     }
 }
 

@@ -16,6 +16,7 @@ mod logs;
 mod membership;
 mod once;
 mod outages;
+mod outbox;
 mod person;
 mod plans;
 mod presence;
