@@ -124,6 +124,7 @@ impl Store {
 pub const MESSAGE_QUERIES: &[(&str, &str)] = &[
     ("highest seq", HIGHEST_SEQ),
     ("conversations", list::CONVERSATIONS),
+    ("conversations by id", list::CONVERSATIONS_BY_ID),
     ("conversation", list::CONVERSATION),
     ("find sent", messages::FIND_SENT),
     ("message", messages::MESSAGE),

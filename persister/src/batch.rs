@@ -77,7 +77,7 @@ pub struct Rows<'a> {
     pub edits: BTreeMap<Target, (Seq, &'a MessageEdited)>,
     /// The last deletion of each message.
     pub deletions: BTreeMap<Target, (Seq, &'a MessageDeleted)>,
-    /// The highest marker of each reader.
+    /// The highest marker of each reader, senders included.
     pub reads: BTreeMap<(ConversationId, &'a UserId), Seq>,
     /// Events that leave no trace here: the gateway itself writes participants.
     pub participants: usize,
@@ -90,19 +90,25 @@ impl<'a> Rows<'a> {
         let mut rows = Self::default();
         for Entry { seq, event } in entries {
             match event {
-                Event::NewMessage(message) => rows.messages.push((*seq, message)),
+                Event::NewMessage(message) => {
+                    rows.messages.push((*seq, message));
+                    // Who sends has read what came before.
+                    rows.mark(message.conversation_id, &message.sender_id, *seq);
+                }
                 Event::MessageEdited(edit) => keep_latest(&mut rows.edits, target(event), *seq, edit),
                 Event::MessageDeleted(deletion) => keep_latest(&mut rows.deletions, target(event), *seq, deletion),
-                Event::Read(read) => {
-                    let marker = rows.reads.entry((read.conversation_id, &read.user_id)).or_default();
-                    *marker = read.last_read_seq.max(*marker);
-                }
+                Event::Read(read) => rows.mark(read.conversation_id, &read.user_id, read.last_read_seq),
                 Event::ParticipantAdded(_) | Event::ParticipantRemoved(_) => rows.participants += 1,
             }
         }
         rows.messages.sort_unstable_by_key(|(seq, message)| (message.conversation_id, *seq));
         rows.messages.dedup_by_key(|(seq, message)| (message.conversation_id, *seq));
         rows
+    }
+
+    fn mark(&mut self, conversation: ConversationId, user: &'a UserId, seq: Seq) {
+        let marker = self.reads.entry((conversation, user)).or_default();
+        *marker = seq.max(*marker);
     }
 
     /// Every message that an edit or a deletion is about, once.

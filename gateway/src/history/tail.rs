@@ -21,7 +21,7 @@ pub struct Tail {
     messages: BTreeMap<Seq, HistoryMessage>,
     edits: HashMap<Seq, (Seq, MessageEdited)>,
     deletions: HashMap<Seq, (Seq, MessageDeleted)>,
-    /// Where read markers went.
+    /// Where read markers went, by themselves or by a message of their own.
     markers: HashMap<UserId, Seq>,
     /// The newest message that lies before the range.
     pub before_range: Seq,
@@ -66,6 +66,7 @@ impl Tail {
     pub(super) fn add(&mut self, entry: &Entry, range: Range, keep: usize) {
         match Event::from_json(&entry.payload) {
             Ok(Event::NewMessage(message)) => {
+                self.mark(&message.sender_id, entry.seq);
                 let message = HistoryMessage {
                     message,
                     seq: entry.seq,
@@ -79,13 +80,17 @@ impl Tail {
             }
             Ok(Event::MessageEdited(it)) => drop(self.edits.insert(it.message_seq, (entry.seq, it))),
             Ok(Event::MessageDeleted(it)) => drop(self.deletions.insert(it.message_seq, (entry.seq, it))),
-            Ok(Event::Read(it)) => {
-                let marker = self.markers.entry(it.user_id).or_default();
-                *marker = it.last_read_seq.max(*marker);
-            }
+            Ok(Event::Read(it)) => self.mark(&it.user_id, it.last_read_seq),
             Ok(Event::ParticipantAdded(_) | Event::ParticipantRemoved(_)) => {}
             // The error may quote the event.
             Err(_) => tracing::warn!(seq = entry.seq, "an event that this version doesn't know"),
+        }
+    }
+
+    fn mark(&mut self, user: &UserId, seq: Seq) {
+        match self.markers.get_mut(user) {
+            Some(marker) => *marker = seq.max(*marker),
+            None => drop(self.markers.insert(user.clone(), seq)),
         }
     }
 

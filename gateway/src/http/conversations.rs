@@ -42,7 +42,8 @@ pub(super) struct ListParams {
     cursor: Option<String>,
 }
 
-/// My conversations, newest activity first.
+/// My conversations, newest activity first. What becomes active while I walk through the list is at its top again, and
+/// not among the rest: `conversation_updated` tells of it, or the first part, read once more.
 #[utoipa::path(get, path = "/chat/api/conversations/", tag = "conversations", params(ListParams),
     responses((status = 200, description = "A part of the list", body = ConversationPage), Common))]
 pub(super) async fn list(
@@ -58,12 +59,7 @@ pub(super) async fn list(
         }
     };
     let chat = &gateway.chat;
-    let floors = chat.log.floors().await.ok();
-    let mut page = chat.store.conversations(&who.user_id, cursor, limit).await.map_err(unavailable)?;
-    if let Some(floors) = &floors {
-        overlay::refresh(&chat.store, &chat.log, floors, &who.user_id, &mut page.conversations).await;
-    }
-    page.conversations.sort_by_key(|it| std::cmp::Reverse(it.active_at));
+    let page = overlay::list(&chat.store, &chat.log, &who.user_id, cursor, limit).await.map_err(unavailable)?;
     Ok(Json(ConversationPage {
         results: page.conversations.into_iter().map(|it| ConversationView::new(it, &chat.presence)).collect(),
         next: page.next.map(|cursor| cursor.to_string()),

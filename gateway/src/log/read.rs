@@ -1,9 +1,12 @@
 //! Reading a conversation's log.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use partyline_shared::{
     ids::{ConversationId, Seq},
     subjects,
@@ -12,10 +15,12 @@ use partyline_shared::{
 };
 use uuid::Uuid;
 
-use super::{Entry, Log};
+use super::{Entry, Floors, Log};
 
 /// Events in one read from JetStream.
 const READ_BATCH: usize = 256;
+/// Conversations in one request for their last events; the server answers 1,024 at most.
+const LAST_BATCH: usize = 500;
 /// How long a lagging replica is asked again.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -112,6 +117,53 @@ impl Log {
             Some(entry) => End { seq: entry.seq, is_event: true },
             None => End { seq: watermark.floor.max(watermark.first.saturating_sub(1)), is_event: false },
         })
+    }
+
+    /// Those of these conversations whose log has events after its floor, by one request for many of them. A lagging
+    /// replica may miss the newest ones.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn with_tail(
+        &self,
+        floors: &Floors,
+        conversations: &[ConversationId],
+    ) -> Result<HashSet<ConversationId>, Refusal> {
+        let mut by_partition: BTreeMap<u16, Vec<ConversationId>> = BTreeMap::new();
+        for conversation in conversations {
+            by_partition.entry(self.number(*conversation)).or_default().push(*conversation);
+        }
+        let requests = by_partition.iter().flat_map(|(partition, conversations)| {
+            let requests = conversations.chunks(LAST_BATCH);
+            requests.map(|chunk| self.with_tail_in(*partition, self.floor(floors, chunk[0]), chunk))
+        });
+        let found = try_join_all(requests).await.map_err(|error| {
+            tracing::warn!(%error, "log not searched");
+            Refusal::unavailable("the log")
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn with_tail_in(
+        &self,
+        partition: u16,
+        floor: Seq,
+        conversations: &[ConversationId],
+    ) -> anyhow::Result<Vec<ConversationId>> {
+        let subjects: Vec<String> = conversations.iter().map(|conversation| self.subject(*conversation)).collect();
+        let request = serde_json::json!({ "multi_last": subjects, "seq": floor + 1, "batch": conversations.len() });
+        let last = self.direct_get_messages(partition, request.to_string().into()).await?;
+        let conversation = |(seq, message): (Seq, async_nats::Message)| {
+            let subject = message.headers.as_ref()?.get(async_nats::header::NATS_SUBJECT)?;
+            subjects::parse_log(subject.as_str()).filter(|_| seq > floor)
+        };
+        Ok(last.into_iter().filter_map(conversation).collect())
+    }
+
+    /// Whether an answer to a direct get may come from a replica that lags.
+    #[must_use]
+    pub fn may_lag(&self) -> bool {
+        self.settings.nats_replicas > 1
     }
 
     /// Events after a place up to `head`, which was stored once, if retention cannot have removed any of them.

@@ -191,6 +191,14 @@ async fn expel(room: &Arc<Room>, removal: &Entry, directory: &Directory) {
 /// What an event means to the node itself.
 fn note(room: &Arc<Room>, entry: &Entry, directory: &Directory) {
     if entry.payload.starts_with(b"{\"type\":\"new_message\"") {
+        #[derive(Deserialize)]
+        struct Sent {
+            sender_id: UserId,
+        }
+        // Who sends has read what came before.
+        if let Ok(sent) = serde_json::from_slice::<Sent>(&entry.payload) {
+            room.note_read(sent.sender_id, entry.seq);
+        }
         return;
     }
     match Event::from_json(&entry.payload) {

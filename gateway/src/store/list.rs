@@ -18,7 +18,7 @@ use crate::{authorise::Kind, history::HistoryMessage};
 const LISTED_PARTICIPANTS: i64 = 50;
 
 /// Where a list goes on: opaque to clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Microseconds since 1970, as Postgres keeps time.
     micros: i64,
@@ -51,6 +51,11 @@ impl FromStr for Cursor {
 }
 
 impl Cursor {
+    /// The place of a conversation that was active at `at`, if that is later.
+    pub fn advance(&mut self, at: Timestamp) {
+        self.micros = self.micros.max(at.unix_millis().saturating_mul(1_000));
+    }
+
     fn at(self) -> Result<OffsetDateTime, BadCursor> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.micros) * 1_000).map_err(|_| BadCursor)
     }
@@ -65,6 +70,8 @@ pub struct Listed {
     pub created_at: Timestamp,
     /// The newest message that Postgres holds, else the creation.
     pub active_at: Timestamp,
+    /// The place in the list, by `active_at`.
+    pub place: Cursor,
     pub last_message: Option<HistoryMessage>,
     pub unread: u32,
     /// The reader's own marker; 0 for who takes no part.
@@ -81,31 +88,24 @@ pub struct ListedPage {
     pub next: Option<Cursor>,
 }
 
-struct ListedRow {
-    listed: Listed,
-    cursor: Cursor,
-}
-
-impl FromRow<'_, PgRow> for ListedRow {
+impl FromRow<'_, PgRow> for Listed {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let id: Uuid = row.try_get("id")?;
         let active_at: OffsetDateTime = row.try_get("active_at")?;
         let has_message = row.try_get::<Option<i64>, _>("seq")?.is_some();
         let micros = i64::try_from(active_at.unix_timestamp_nanos() / 1_000).unwrap_or(0);
         Ok(Self {
-            cursor: Cursor { micros, id },
-            listed: Listed {
-                id: ConversationId(id),
-                kind: people::kind(row.try_get("kind")?),
-                title: row.try_get("title")?,
-                created_at: row.try_get::<OffsetDateTime, _>("conversation_created_at")?.into(),
-                active_at: active_at.into(),
-                last_message: has_message.then(|| HistoryMessage::from_row(row)).transpose()?,
-                unread: u32::try_from(row.try_get::<i64, _>("unread")?).unwrap_or(UNREAD_MAX),
-                last_read_seq: row::seq(row.try_get("my_last_read_seq")?),
-                participant_count: u32::try_from(row.try_get::<i64, _>("participant_count")?).unwrap_or(u32::MAX),
-                participants: Vec::new(),
-            },
+            id: ConversationId(id),
+            kind: people::kind(row.try_get("kind")?),
+            title: row.try_get("title")?,
+            created_at: row.try_get::<OffsetDateTime, _>("conversation_created_at")?.into(),
+            active_at: active_at.into(),
+            place: Cursor { micros, id },
+            last_message: has_message.then(|| HistoryMessage::from_row(row)).transpose()?,
+            unread: u32::try_from(row.try_get::<i64, _>("unread")?).unwrap_or(UNREAD_MAX),
+            last_read_seq: row::seq(row.try_get("my_last_read_seq")?),
+            participant_count: u32::try_from(row.try_get::<i64, _>("participant_count")?).unwrap_or(u32::MAX),
+            participants: Vec::new(),
         })
     }
 }
@@ -116,7 +116,7 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversations(&self, user: &UserId, cursor: Option<Cursor>, limit: u32) -> sqlx::Result<ListedPage> {
-        let mut rows: Vec<ListedRow> = sqlx::query_as(CONVERSATIONS)
+        let mut conversations: Vec<Listed> = sqlx::query_as(CONVERSATIONS)
             .bind(user.as_str())
             .bind(i64::from(UNREAD_MAX))
             .bind(cursor.and_then(|cursor| cursor.at().ok()))
@@ -124,12 +124,37 @@ impl Store {
             .bind(i64::from(limit) + 1)
             .fetch_all(&mut *self.connection().await?)
             .await?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next = if more { rows.last().map(|row| row.cursor) } else { None };
-        let mut conversations: Vec<Listed> = rows.into_iter().map(|row| row.listed).collect();
+        let more = conversations.len() > limit as usize;
+        conversations.truncate(limit as usize);
+        let next = if more { conversations.last().map(|listed| listed.place) } else { None };
         self.add_participants(&mut conversations, user, LISTED_PARTICIPANTS).await?;
         Ok(ListedPage { conversations, next })
+    }
+
+    /// The ids of all conversations of a person.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn conversation_ids(&self, user: &UserId) -> sqlx::Result<Vec<ConversationId>> {
+        let ids: Vec<Uuid> =
+            sqlx::query_scalar(IDS).bind(user.as_str()).fetch_all(&mut *self.connection().await?).await?;
+        Ok(ids.into_iter().map(ConversationId).collect())
+    }
+
+    /// Those of these conversations in which `user` takes part, as a list shows them.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn conversations_by_id(&self, ids: &[ConversationId], user: &UserId) -> sqlx::Result<Vec<Listed>> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let mut conversations: Vec<Listed> = sqlx::query_as(CONVERSATIONS_BY_ID)
+            .bind(user.as_str())
+            .bind(i64::from(UNREAD_MAX))
+            .bind(ids)
+            .fetch_all(&mut *self.connection().await?)
+            .await?;
+        self.add_participants(&mut conversations, user, LISTED_PARTICIPANTS).await?;
+        Ok(conversations)
     }
 
     /// One conversation with all its participants, as `user` sees it.
@@ -137,14 +162,14 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversation(&self, id: ConversationId, user: &UserId) -> sqlx::Result<Option<Listed>> {
-        let row: Option<ListedRow> = sqlx::query_as(CONVERSATION)
+        let found: Option<Listed> = sqlx::query_as(CONVERSATION)
             .bind(user.as_str())
             .bind(i64::from(UNREAD_MAX))
             .bind(id.0)
             .fetch_optional(&mut *self.connection().await?)
             .await?;
-        let Some(row) = row else { return Ok(None) };
-        let mut found = [row.listed];
+        let Some(found) = found else { return Ok(None) };
+        let mut found = [found];
         self.add_participants(&mut found, user, i64::MAX).await?;
         Ok(found.into_iter().next())
     }
@@ -202,6 +227,14 @@ pub(super) const CONVERSATIONS: &str = listed!(
        FROM participants me JOIN conversations c ON c.id = me.conversation_id
       WHERE me.user_id = $1 AND ($3::timestamptz IS NULL OR (c.active_at, c.id) < ($3, $4::uuid))
       ORDER BY c.active_at DESC, c.id DESC LIMIT $5"
+);
+
+const IDS: &str = "SELECT conversation_id FROM participants WHERE user_id = $1";
+
+pub(super) const CONVERSATIONS_BY_ID: &str = listed!(
+    "SELECT c.*, me.last_read_seq, true AS takes_part
+       FROM participants me JOIN conversations c ON c.id = me.conversation_id
+      WHERE me.user_id = $1 AND me.conversation_id = ANY($3::uuid[])"
 );
 
 pub(super) const CONVERSATION: &str = listed!(

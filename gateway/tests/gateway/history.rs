@@ -159,3 +159,52 @@ async fn a_log_in_several_partitions_looks_like_one() {
 fn places(messages: &Value) -> Vec<u64> {
     messages.as_array().unwrap().iter().map(seq).collect()
 }
+
+#[tokio::test]
+async fn a_conversation_whose_newest_message_postgres_lacks_tops_the_list() {
+    let world = World::new().await;
+    let (gateway, persister) = (world.gateway().await, world.persister().await);
+    let mut ann = world.person(&gateway, "ann").await;
+    let mut chats = Vec::new();
+    for n in 0..60 {
+        let chat = world.group(&gateway, &["ann", "bob"]).await;
+        ann.send(&chat, &n.to_string()).await;
+        chats.push(chat);
+    }
+    world.persisted().await;
+    persister.kill().await;
+    // The order that is expected: newest first.
+    chats.reverse();
+    let walk = async |limit: usize| {
+        let mut walked: Vec<String> = Vec::new();
+        let mut query = format!("?limit={limit}");
+        loop {
+            let part = world.get(&gateway, "bob", &format!("{CONVERSATIONS}{query}")).await.body;
+            walked.extend(part["results"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()));
+            match part["next"].as_str() {
+                Some(next) => query = format!("?limit={limit}&cursor={next}"),
+                None => return walked,
+            }
+        }
+    };
+    assert_eq!(walk(50).await, chats);
+    // The oldest one, one from the middle, and one that Postgres has near the top.
+    for (place, marker) in [(59, "oldest"), (30, "middle"), (4, "near")] {
+        let chat = chats.remove(place);
+        ann.send(&chat, marker).await;
+        chats.insert(0, chat);
+        let list = world.get(&gateway, "bob", CONVERSATIONS).await.body;
+        let top = &list["results"][0];
+        assert_eq!((&top["id"], &top["last_message"]["content"]), (&json!(chats[0]), &json!(marker)));
+        assert_eq!(top["unread_count"], 2);
+        assert_eq!(list["results"].as_array().unwrap().len(), 50);
+    }
+    // No conversation twice and none missing, however the list is divided.
+    for limit in [1, 3, 20, 50, 60, 200] {
+        assert_eq!(walk(limit).await, chats, "{limit}");
+    }
+    // A marker alone moves nothing.
+    let mut bob = world.person(&gateway, "bob").await;
+    bob.get("ack", json!({ "type": "mark_read", "conversation_id": chats[55], "seq": 9_000_000 })).await;
+    assert_eq!(walk(20).await, chats);
+}

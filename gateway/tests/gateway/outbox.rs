@@ -129,6 +129,36 @@ async fn a_change_is_told_although_its_client_hung_up_after_the_commit() {
 }
 
 #[tokio::test]
+async fn a_message_and_a_read_marker_are_told_although_their_clients_hung_up() {
+    let world = World::new().await;
+    let (nats, here) = behind_proxy(&world).await;
+    let there = world.gateway().await;
+    let chat = world.group(&there, &["ann", "bob"]).await;
+    // Neither has joined: what they hear is news.
+    let (mut ann, mut bob) = (world.person(&there, "ann").await, world.person(&there, "bob").await);
+    let first = seq(&ann.send(&chat, "first").await);
+    let body = json!({ "client_id": client_id(), "content": "second" });
+    let sends = (Method::POST, messages_of(&chat), body);
+    let reads = (Method::POST, format!("{CONVERSATIONS}{chat}/mark_read/"), json!({ "seq": first }));
+    for (user, command) in [("ann", sends), ("bob", reads)] {
+        nats.pause();
+        let client = request(&world, &here, user, &command).await;
+        // The gateway has read it, and waits for the log.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(client);
+        // It sees that, and would drop the command.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        nats.resume();
+        if user == "ann" {
+            let news = bob.find(|it| it["last_message"]["content"] == "second").await;
+            assert_eq!(news["reason"], "message");
+        } else {
+            bob.find(|it| is_news(it, &chat, "read")).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn clients_that_hang_up_at_any_moment_leave_nothing_half_done() {
     let world = World::new().await;
     let pool = world.env.pool().await.unwrap();
@@ -151,7 +181,7 @@ async fn clients_that_hang_up_at_any_moment_leave_nothing_half_done() {
                 (
                     Method::POST,
                     CONVERSATIONS.into(),
-                    json!({ "participant_ids": [format!("cat"), format!("n{n}")], "kind": "group" }),
+                    json!({ "participant_ids": ["cat", format!("n{n}")], "kind": "group" }),
                 ),
             ),
             ("ann", (Method::POST, messages_of(&chat), json!({ "client_id": sent, "content": n.to_string() }))),
@@ -329,7 +359,9 @@ async fn what_is_told_again_after_the_duplicate_window_is_in_the_log_once() {
     let mut bob: Person = world.person(&gateway, "bob").await;
     bob.join(&chat).await;
     // As if each gateway were killed just before it takes the row out.
-    sqlx::raw_sql("CREATE RULE kept AS ON DELETE TO outbox DO INSTEAD NOTHING").execute(&pool).await.unwrap();
+    let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                CREATE TRIGGER kept BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION keep()";
+    sqlx::raw_sql(keep).execute(&pool).await.unwrap();
     let (method, path, body) = adds(&chat, "dan");
     assert_eq!(world.request(&gateway, "ann", method, &path, Some(body)).await.status, 201);
     let added = seq(&bob.expect("participant_added").await);
@@ -338,7 +370,7 @@ async fn what_is_told_again_after_the_duplicate_window_is_in_the_log_once() {
     }
     let swept = "partyline_gateway_outbox_relayed_total{by=\"sweep\"}";
     until("a sweep to tell it again", async || world.metric(&gateway, swept).await >= 1.0).await;
-    sqlx::raw_sql("DROP RULE kept ON outbox").execute(&pool).await.unwrap();
+    sqlx::raw_sql("DROP TRIGGER kept ON outbox").execute(&pool).await.unwrap();
     until("the outbox to be empty", async || outbox_rows(&pool).await == 0).await;
     assert_eq!(comings(&world, &chat, "dan").await, [true]);
     bob.caught_up().await;

@@ -21,6 +21,7 @@ fn arguments(name: &str, chat: &str) -> String {
     match name {
         "highest seq" => String::new(),
         "conversations" => "('ann', 1000, NULL, NULL, 51)".into(),
+        "conversations by id" => format!("('ann', 1000, ARRAY['{chat}']::uuid[])"),
         "conversation" => format!("('ann', 1000, '{chat}')"),
         "find sent" => format!("(ARRAY['{chat}']::uuid[], ARRAY['ann'], ARRAY['{chat}']::uuid[])"),
         "message" => format!("('{chat}', 7)"),

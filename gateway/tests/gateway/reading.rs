@@ -306,3 +306,39 @@ async fn in_a_large_conversation_too_news_comes_to_whoever_has_not_joined() {
     ann.send(&chat, "cat is elsewhere").await;
     cat.find(|it| is_news(it, "cat is elsewhere")).await;
 }
+
+#[tokio::test]
+async fn a_message_of_ones_own_marks_everything_before_it_as_read() {
+    let world = World::new().await;
+    let (one, two) = (world.gateway().await, world.gateway().await);
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let mut ann = world.person(&one, "ann").await;
+    // Two devices of one person; the second has not joined.
+    let (mut bob, mut phone) = (world.person(&two, "bob").await, world.person(&two, "bob").await);
+    for n in 0..3 {
+        ann.send(&chat, &n.to_string()).await;
+    }
+    phone.find(|it| it["type"] == "conversation_updated" && it["unread_count"] == 3).await;
+    bob.join(&chat).await;
+    let reply = seq(&bob.send(&chat, "a reply").await);
+    phone.find(|it| it["last_message"]["content"] == "a reply" && it["unread_count"] == 0).await;
+    ann.send(&chat, "one more").await;
+    phone.find(|it| it["last_message"]["content"] == "one more" && it["unread_count"] == 1).await;
+    // In lists and joins, on a node that had the room open and on one that did not, before Postgres has it and after.
+    let told = async || {
+        let fresh = world.gateway().await;
+        for gateway in [&one, &two, &fresh] {
+            let list = world.get(gateway, "bob", CONVERSATIONS).await.body;
+            let entry = &list["results"][0];
+            assert_eq!((&entry["unread_count"], entry["last_read_seq"].as_u64()), (&json!(1), Some(reply)), "{list}");
+            let joined = world.person(gateway, "ann").await.join(&chat).await;
+            assert_eq!(joined["read_markers"]["bob"].as_u64(), Some(reply), "{joined}");
+        }
+    };
+    told().await;
+    let _persister = world.persister().await;
+    world.persisted().await;
+    told().await;
+    let back = bob.get("ack", mark(&chat, reply - 1)).await;
+    assert_eq!(back["last_read_seq"].as_u64(), Some(reply));
+}

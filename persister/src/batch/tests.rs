@@ -84,6 +84,14 @@ fn the_last_edit_and_the_highest_marker_stand_whatever_the_order() {
 }
 
 #[test]
+fn a_message_marks_all_before_it_as_read_by_its_sender() {
+    let conversation_id = ConversationId::generate();
+    let events =
+        entries([(3, message(conversation_id)), (5, read_to(conversation_id, 2)), (7, message(conversation_id))]);
+    assert_eq!(Rows::of(&events).reads.into_values().collect::<Vec<_>>(), [7]);
+}
+
+#[test]
 fn what_cannot_be_read_is_told_apart() {
     let conversation_id = ConversationId::generate();
     let subject = subjects::log(0, conversation_id);
