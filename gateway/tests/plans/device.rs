@@ -139,13 +139,23 @@ pub(crate) struct Device {
     pub(crate) asked: HashMap<String, Asked>,
     /// Places up to which anything was heard since the plan last looked.
     pub(crate) heard: Vec<(usize, u64)>,
+    /// Messages whose text was replaced, and the place of that edit.
+    pub(crate) edits: Vec<(u64, u64)>,
     next: u64,
 }
 
 impl Device {
     pub(crate) fn new(user: &str, conversations: usize) -> Self {
         let held = vec![Held::default(); conversations];
-        Self { user: user.to_owned(), link: None, held, asked: HashMap::new(), heard: Vec::new(), next: 0 }
+        Self {
+            user: user.to_owned(),
+            link: None,
+            held,
+            asked: HashMap::new(),
+            heard: Vec::new(),
+            edits: Vec::new(),
+            next: 0,
+        }
     }
 
     /// Connects, as a transport does it.
@@ -401,18 +411,16 @@ impl Device {
                 held.messages.insert(seq, shown);
             }
             "message_edited" => {
-                if let Some(message) = held.messages.get_mut(&target) {
-                    if message.deleted {
-                        return Err(breach("edit after deletion", ""));
-                    }
+                if event["content"] != "" {
+                    self.edits.push((target, seq));
+                }
+                // A page shows messages as they are, and the changes that made them so may follow.
+                if let Some(message) = held.messages.get_mut(&target).filter(|message| !message.deleted) {
                     message.content = text("content");
                 }
             }
             "message_deleted" => {
                 if let Some(message) = held.messages.get_mut(&target) {
-                    if message.deleted {
-                        return Err(breach("deleted twice", ""));
-                    }
                     message.deleted = true;
                     message.content.clear();
                 }

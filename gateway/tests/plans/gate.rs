@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 
 /// How long a statement may take before it counts as waiting for another transaction's lock.
 const LOCKED: Duration = Duration::from_millis(40);
+/// How long a statement may take at all.
+const ANSWERED: Duration = Duration::from_secs(20);
 /// Turns of the runtime without any traffic after which nothing more happens by itself.
 const CALM_TURNS: u32 = 4;
 
@@ -140,14 +142,17 @@ impl Gate {
                 continue;
             }
             let in_flight = self.in_flight.load(Ordering::Relaxed);
-            if in_flight > 0 && in_flight != self.locked.load(Ordering::Relaxed) {
-                calm = 0;
-                if since.elapsed() > LOCKED {
-                    self.locked.store(in_flight, Ordering::Relaxed);
+            if in_flight > 0 {
+                // What waits for another transaction's lock goes on only if that one's answer is released.
+                let may_be_locked = !self.lanes.lock().is_empty();
+                let is_locked = may_be_locked && in_flight == self.locked.load(Ordering::Relaxed);
+                if !is_locked && since.elapsed() < if may_be_locked { LOCKED } else { ANSWERED } {
+                    calm = 0;
+                    // Postgres is another process: real time passes, the plan's does not.
+                    std::thread::sleep(Duration::from_micros(20));
+                    continue;
                 }
-                // Postgres is another process: real time passes, the plan's does not.
-                std::thread::sleep(Duration::from_micros(20));
-                continue;
+                self.locked.store(in_flight, Ordering::Relaxed);
             }
             if in_flight == 0 {
                 self.locked.store(0, Ordering::Relaxed);

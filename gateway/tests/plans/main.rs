@@ -39,6 +39,7 @@ fn execute(plan: &Plan, database_url: &str, trace: bool) -> Result<(), Breach> {
     // While a blocking task runs, idling does not make time pass.
     let (end, ended) = mpsc::channel::<()>();
     runtime.spawn_blocking(move || ended.recv().is_err());
+    PANICS.lock().clear();
     let began = Instant::now();
     let outcome = runtime.block_on(run::run(plan, database_url, trace));
     drop(end);
@@ -109,12 +110,13 @@ fn every_client_shows_what_the_log_comes_to() {
         if let Err(found) = execute(&plan, database.url(), false) {
             eprintln!("seed {seed}: {}: {}", found.kind, found.detail);
             failed.push((seed, found.kind));
-            if number("PLANS_SHRINK", 1) == 1 {
-                let (small, found) = shrink::shrink(&plan, &found, |plan| execute(plan, database.url(), false));
-                let path = out.join(format!("{}-{seed}.json", found.kind.replace([' ', ','], "-")));
-                std::fs::write(&path, serde_json::to_vec_pretty(&small).unwrap()).unwrap();
-                eprintln!("  {} steps in {}: {}", small.steps.len(), path.display(), found.detail);
-            }
+            let (small, found) = match number("PLANS_SHRINK", 1) {
+                0 => (plan, found),
+                _ => shrink::shrink(&plan, &found, |plan| execute(plan, database.url(), false)),
+            };
+            let path = out.join(format!("{}-{seed}.json", found.kind.replace([' ', ','], "-")));
+            std::fs::write(&path, serde_json::to_vec_pretty(&small).unwrap()).unwrap();
+            eprintln!("  {} steps in {}: {}", small.steps.len(), path.display(), found.detail);
         }
     }
     eprintln!("{count} plans in {:?}", began.elapsed());

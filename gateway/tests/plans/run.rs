@@ -67,6 +67,8 @@ pub(crate) struct Run<'a> {
     /// People who were removed, with the place of that event, until they are added again.
     removed: HashMap<(usize, String), u64>,
     scanned: usize,
+    /// Deleted messages, with the place of the first deletion.
+    deleted: HashMap<u64, u64>,
     /// People who were added or removed at any time.
     moved: Vec<(usize, String)>,
     trace: bool,
@@ -105,6 +107,7 @@ pub(crate) async fn run(plan: &Plan, database_url: &str, trace: bool) -> Result<
         persisting: Vec::new(),
         removed: HashMap::new(),
         scanned: 0,
+        deleted: HashMap::new(),
         moved: Vec::new(),
         trace,
     };
@@ -212,6 +215,7 @@ impl Run<'_> {
                 self.world.nats.drop_control(&self.world.gateways[self.gateway(gateway)].client_name(), count.into());
             }
             Step::CutLink { gateway } => {
+                self.lose_news();
                 self.world.nats.cut(&self.world.gateways[self.gateway(gateway)].client_name(), false);
             }
             Step::Restart { gateway } => self.restart(self.gateway(gateway)).await?,
@@ -315,7 +319,13 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// News of conversations that nobody here has joined is not kept: badges are right again with the next one.
+    fn lose_news(&mut self) {
+        self.devices.iter_mut().flat_map(|device| &mut device.held).for_each(|held| held.unread = None);
+    }
+
     async fn restart(&mut self, gateway: usize) -> Result<(), Breach> {
+        self.lose_news();
         let there = |it: &&mut Device| it.link.as_ref().is_some_and(|link| link.gateway == gateway);
         let lost: Vec<usize> = (0..self.devices.len())
             .filter(|it| self.devices[*it].link.as_ref().is_some_and(|link| link.gateway == gateway))
@@ -451,6 +461,12 @@ impl Run<'_> {
                 Event::ParticipantAdded(it) => {
                     self.removed.remove(&(conversation, it.participant.user_id.to_string()));
                 }
+                Event::MessageDeleted(it) => {
+                    if let Some(first) = self.deleted.insert(it.message_seq, stored.seq) {
+                        let seq = it.message_seq;
+                        return Err(breach("deleted twice", format!("{seq} at {first} and {}", stored.seq)));
+                    }
+                }
                 _ => {}
             }
         }
@@ -460,6 +476,12 @@ impl Run<'_> {
 
     fn check_heard(&mut self, device: usize) -> Result<(), Breach> {
         let device = &mut self.devices[device];
+        for (message, seq) in device.edits.drain(..) {
+            if let Some(deleted) = self.deleted.get(&message).filter(|deleted| **deleted < seq) {
+                let what = format!("{message} was deleted at {deleted}, edited at {seq}");
+                return Err(breach("edit after deletion", what));
+            }
+        }
         for (conversation, seq) in device.heard.drain(..) {
             if let Some(removed) = self.removed.get(&(conversation, device.user.clone()))
                 && seq > *removed
