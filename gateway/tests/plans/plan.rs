@@ -129,19 +129,49 @@ pub(crate) fn generate(seed: u64, length: usize) -> Plan {
     steps.push(Step::Settle);
     // Some plans are calm, in others everything overtakes everything.
     let haste = random.random_range(0..=3_u8);
-    while steps.len() < length {
+    // Each plan does without some kinds of steps, so that the others meet more often.
+    let kinds: Vec<bool> = (0..KINDS).map(|_| random.random_ratio(2, 3)).collect();
+    let length = random.random_range(length / 4..=length);
+    for _ in 0..10 * length {
+        if steps.len() >= length {
+            break;
+        }
         let step = step(&mut random, people, conversations);
+        if kind(&step).is_some_and(|kind| !kinds[kind]) {
+            continue;
+        }
         steps.push(step);
         match random.random_range(0..10) {
             0..=5 if haste > 0 => {
                 steps.push(Step::Release { count: random.random_range(0..=4 * haste), seed: random.random() });
             }
-            0..=5 => steps.push(Step::Settle),
-            6 => steps.push(Step::Settle),
+            0..=6 => steps.push(Step::Settle),
             _ => {}
         }
     }
     Plan { seed, people, conversations, steps }
+}
+
+/// Kinds of steps that a plan may do without.
+const KINDS: usize = 13;
+
+fn kind(step: &Step) -> Option<usize> {
+    Some(match step {
+        Step::Disconnect { .. } => 0,
+        Step::Leave { .. } => 1,
+        Step::Repeat { .. } => 2,
+        Step::Edit { .. } => 3,
+        Step::Delete { .. } => 4,
+        Step::MarkRead { .. } => 5,
+        Step::Add { .. } | Step::Remove { .. } => 6,
+        Step::Persist { .. } | Step::Retain => 7,
+        Step::DropLive { .. } => 8,
+        Step::DropControl { .. } => 9,
+        Step::CutLink { .. } => 10,
+        Step::Restart { .. } => 11,
+        Step::Send { heavy: true, .. } => 12,
+        _ => return None,
+    })
 }
 
 fn step(random: &mut impl Rng, people: u8, conversations: u8) -> Step {

@@ -245,7 +245,10 @@ impl Run<'_> {
             return Ok(());
         }
         for (held, listed) in device.held.iter_mut().zip(listed.unwrap_or_default()) {
-            held.unread = listed.map(|(unread, _)| unread);
+            // News that came meanwhile is newer than the list.
+            if held.unread.is_none() {
+                held.unread = listed.map(|(unread, _)| unread);
+            }
         }
         // What a page had open, it opens again.
         for conversation in 0..self.ids.len() {
