@@ -8,13 +8,16 @@ GATEWAYS ?= 3
 PERSISTERS ?= 2
 # What `make loadtest` measures, and its options.
 ARGS ?= all --seconds 60
+# Plans of `make plans`: how many, and the first one's seed.
+SEEDS ?= 2000
+FROM ?= 0
 
 STACK = -p partyline-devstack -p partyline-gateway -p partyline-persister
 # cargo knows where it builds to (CARGO_TARGET_DIR, its configuration); recursive, so only asked when needed.
 PROGRAMS = $$(scripts/target-dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test lint fmt loadtest bench screenshots deny clean purge
+.PHONY: help run cluster build test plans lint fmt loadtest bench screenshots deny clean purge
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -32,6 +35,11 @@ build: ## Every program, as for deployment
 
 test: ## Every lint and every test: Rust with real NATS and Postgres, TypeScript, the browser
 	@scripts/test
+
+plans: ## Randomised plans on two gateways (SEEDS=2000 FROM=0); what fails is shrunk into target/plans
+	@mkdir -p "$$(scripts/target-dir)/plans"
+	@PLANS=$(SEEDS) PLANS_FROM=$(FROM) PLANS_OUT="$$(scripts/target-dir)/plans" \
+		cargo test -p partyline-gateway --test plans every_client -- --nocapture
 
 lint: ## Format and lints only
 	@scripts/test lint

@@ -1,9 +1,12 @@
-//! The node's coarse clock: time since the process began, cheap to keep in few bytes.
+//! The node's coarse clock: time since the process began, cheap to keep in few bytes. tokio's instants, which tests can
+//! pause.
 
 use std::{
     sync::LazyLock,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use tokio::time::Instant;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::try_join_all;
@@ -12,6 +12,7 @@ use partyline_shared::{
     streams,
     wire::Refusal,
 };
+use tokio::time::Instant;
 
 use super::{Log, Partition};
 
