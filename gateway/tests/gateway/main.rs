@@ -19,6 +19,7 @@ mod outages;
 mod person;
 mod plans;
 mod presence;
+mod proxies;
 mod reading;
 mod requests;
 mod rest;
