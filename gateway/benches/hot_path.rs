@@ -32,7 +32,7 @@ use serde_json::json;
 const SOCKETS: usize = 1_000;
 const CONTENT: &str =
     "Thank you! We could set up from ten, the garden would be best for the buffet. How many will come?";
-const MAX_BYTES: usize = 16_384;
+const MAX_BYTES: usize = 20_480;
 
 fn event() -> Event {
     Event::NewMessage(Message {

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::http::{
-    HeaderMap,
+    HeaderMap, HeaderValue,
     header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
 };
 use jsonwebtoken::{DecodingKey, Validation, errors::ErrorKind};
@@ -28,6 +28,7 @@ use self::{
     claims::Payload,
     keys::{KeySet, Source},
 };
+use crate::clock;
 
 /// Unknown key ids make the gateway look for new keys at most this often.
 const ASKED_GAP: Duration = Duration::from_secs(5);
@@ -76,18 +77,20 @@ impl Verifier {
     pub async fn start(settings: &AuthSettings, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let algorithm = settings.jwt_algorithm.algorithm();
         let mut validation = Validation::new(algorithm);
-        validation.leeway = u64::from(settings.jwt_leeway_seconds);
-        // RFC 7519, section 4.1.4: a token ends at `exp`, not after it.
-        validation.reject_tokens_expiring_in_less_than = 1;
-        validation.validate_nbf = true;
-        let mut required = vec!["exp"];
+        // Times are checked with the other claims: the library calls a time that it can't hold a missing one.
+        validation.validate_exp = false;
+        let mut required = Vec::new();
         if let Some(issuer) = &settings.jwt_issuer {
             validation.set_issuer(&[issuer]);
             required.push("iss");
         }
-        if let Some(audience) = &settings.jwt_audience {
-            validation.set_audience(&[audience]);
-            required.push("aud");
+        match &settings.jwt_audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            // Identity providers name an audience in every token, whether anybody asks for it or not.
+            None => validation.validate_aud = false,
         }
         validation.set_required_spec_claims(&required);
 
@@ -161,12 +164,30 @@ impl Verifier {
         }
     }
 
-    /// The bearer of a request: `Authorization`, else the WebSocket subprotocol `bearer.<jwt>`.
+    /// Verifies the token of a REST request: `Authorization: Bearer`, and no other scheme.
     ///
     /// # Errors
     /// `token_invalid`, `token_expired`.
-    pub async fn from_headers_or_refresh(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
-        self.verify_or_refresh(bearer(headers)?).await
+    pub async fn from_request_or_refresh(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
+        let token = match headers.get(AUTHORIZATION) {
+            None => return Err(invalid("a token is needed: Authorization: Bearer")),
+            Some(value) => bearer_token(value).ok_or_else(|| invalid("Authorization is not Bearer"))?,
+        };
+        self.verify_or_refresh(token).await
+    }
+
+    /// Verifies the token of a WebSocket handshake: the subprotocol `bearer.<jwt>`, else `Authorization: Bearer`.
+    ///
+    /// The subprotocol is the page's own choice, while `Authorization` may come from anywhere: browsers add the `Basic`
+    /// password of a protected site by themselves, and identity-aware proxies add tokens of their own.
+    ///
+    /// # Errors
+    /// `token_invalid`, `token_expired`.
+    pub async fn from_handshake_or_refresh(&self, headers: &HeaderMap) -> Result<Identity, Refusal> {
+        let token = subprotocol_token(headers)
+            .or_else(|| authorization_token(headers))
+            .ok_or_else(|| invalid("a token is needed: Authorization: Bearer, or the subprotocol bearer.<jwt>"))?;
+        self.verify_or_refresh(token).await
     }
 
     fn check(&self, token: &str) -> Result<Identity, Failure> {
@@ -184,7 +205,8 @@ impl Verifier {
         for key in keys.candidates(header.kid.as_deref()) {
             match self.check_with(token, key) {
                 Ok(payload) => {
-                    return payload.identity(&self.user_claim, self.leeway).map_err(Failure::Refused);
+                    let identity = payload.identity(&self.user_claim, self.leeway, clock::unix_seconds());
+                    return identity.map_err(Failure::Refused);
                 }
                 // Another key may be the right one, unless the token named this one.
                 Err(ErrorKind::InvalidSignature) if self.source.is_some() && !named => {}
@@ -206,30 +228,31 @@ impl Verifier {
 
 fn refusal(kind: &ErrorKind) -> Refusal {
     match kind {
-        ErrorKind::ExpiredSignature => Refusal::new(ErrorCode::TokenExpired, "the token has expired"),
-        ErrorKind::ImmatureSignature => invalid("the token is not valid yet"),
         ErrorKind::InvalidSignature => invalid("the token's signature does not verify"),
         ErrorKind::InvalidIssuer => invalid("the token comes from another issuer"),
         ErrorKind::InvalidAudience => invalid("the token is meant for another audience"),
         ErrorKind::MissingRequiredClaim(claim) => invalid(&format!("the token lacks the claim {claim:?}")),
-        ErrorKind::InvalidClaimFormat(claim) => invalid(&format!("the token's claim {claim:?} has the wrong type")),
         _ => invalid("not a valid JWT"),
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    if let Some(value) = headers.get(AUTHORIZATION) {
-        let text = value.to_str().map_err(|_| invalid("Authorization is no text"))?;
-        return match text.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-            _ => Err(invalid("Authorization is not Bearer")),
-        };
-    }
+/// Returns the first token of `Authorization: Bearer`; other schemes are ignored.
+#[must_use]
+pub fn authorization_token(headers: &HeaderMap) -> Option<&str> {
+    headers.get_all(AUTHORIZATION).iter().find_map(bearer_token)
+}
+
+fn bearer_token(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn subprotocol_token(headers: &HeaderMap) -> Option<&str> {
     headers
         .get_all(SEC_WEBSOCKET_PROTOCOL)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .find_map(|entry| entry.trim().strip_prefix(BEARER_SUBPROTOCOL_PREFIX))
-        .ok_or_else(|| invalid("a token is needed: Authorization: Bearer, or the subprotocol bearer.<jwt>"))
+        .filter(|token| !token.is_empty())
 }

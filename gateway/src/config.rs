@@ -1,14 +1,18 @@
 //! The gateway's settings.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser};
+use ipnet::IpNet;
 use partyline_shared::{
     settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings},
     wire::{Limits, MAX_CONTENT_CHARS, MAX_METADATA_BYTES},
 };
 
-use crate::auth::AuthSettings;
+use crate::{auth::AuthSettings, origin};
 
 /// Partyline's gateway: WebSocket and REST on one port, health and metrics on another.
 #[derive(Clone, Debug, Parser)]
@@ -24,6 +28,10 @@ pub struct Config {
     /// `*` for any. The gateway's own origin always may.
     #[arg(long, env = "PARTYLINE_ALLOWED_ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
+    /// Proxies in front, comma-separated addresses or networks (`10.0.0.0/8`), whose `X-Forwarded-Host` names the host
+    /// that the browser asked for. For those that write a name of their own into `Host`.
+    #[arg(long, env = "PARTYLINE_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
     /// A folder of static files to serve at `/`: the chat page.
     #[arg(long, env = "PARTYLINE_WEB_DIR")]
     pub web_dir: Option<PathBuf>,
@@ -80,8 +88,12 @@ pub struct LimitSettings {
     /// Time to finish the HTTP request or handshake, and for a client that takes nothing of an answer, in seconds.
     #[arg(long, env = "PARTYLINE_HANDSHAKE_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub handshake_seconds: u32,
+    /// Time between two requests on one HTTP connection, in seconds: longer than a balancer in front keeps a connection that
+    /// it does not use, or it sends a request into one that is being closed.
+    #[arg(long, env = "PARTYLINE_KEEP_ALIVE_SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub keep_alive_seconds: u32,
     /// A client's message at most, fragments together, in bytes.
-    #[arg(long, env = "PARTYLINE_MAX_FRAME_BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
+    #[arg(long, env = "PARTYLINE_MAX_FRAME_BYTES", default_value_t = 20_480, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
     pub max_frame_bytes: u32,
     /// What may wait for a slow reader before it is closed with 4008, in bytes.
     #[arg(long, env = "PARTYLINE_OUTBOUND_QUEUE_BYTES", default_value_t = 1_048_576, value_parser = clap::value_parser!(u32).range(65_536..))]
@@ -95,6 +107,13 @@ pub struct LimitSettings {
     /// Seconds without a sign of life before a socket is closed.
     #[arg(long, env = "PARTYLINE_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=7_200))]
     pub idle_seconds: u32,
+}
+
+/// Reads a network, or an address as the network of that one.
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| "not an address (10.0.0.1) and not a network (10.0.0.0/8)".to_owned())
 }
 
 impl LimitSettings {
@@ -126,10 +145,7 @@ impl Check for Config {
         let mut problems =
             [self.nats.problems(), self.database.problems(), self.telemetry.problems(), self.auth.problems()].concat();
         for origin in &self.allowed_origins {
-            let bare = origin.split_once("://").is_some_and(|(scheme, host)| {
-                matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains('/')
-            });
-            if origin != "*" && !bare {
+            if origin != "*" && !origin::is_origin(origin) {
                 problems.push(format!(
                     "PARTYLINE_ALLOWED_ORIGINS: {origin:?} is no origin (https://host[:port], no path) and not *"
                 ));

@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Json, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -27,7 +27,14 @@ use axum::{
 use opentelemetry::context::FutureExt;
 use partyline_shared::wire::{ErrorCode, Refusal};
 use tower::{Layer, util::MapRequestLayer};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{
+    CompressionLevel,
+    compression::{
+        CompressionLayer,
+        predicate::{Predicate, SizeAbove},
+    },
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::front::Front;
@@ -39,7 +46,10 @@ pub const NOSNIFF: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
 
 const API: &str = "/chat/api/";
+/// The smallest answer that is compressed, in bytes: a smaller one takes a packet either way.
+const COMPRESSED_BYTES: u64 = 1_024;
 const OPENAPI: &str = "/chat/api/openapi.json";
+const WS: &str = "/ws";
 
 /// The API, the native WebSocket, the page.
 fn app(gateway: Arc<Gateway>) -> Router {
@@ -53,7 +63,7 @@ fn app(gateway: Arc<Gateway>) -> Router {
         .split_for_parts();
     let mut router = api
         .route(OPENAPI, get(move || async move { Json(document) }))
-        .route("/ws", get(ws::upgrade))
+        .route(WS, get(ws::upgrade))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready));
     router = match &gateway.chat.config.web_dir {
@@ -62,20 +72,27 @@ fn app(gateway: Arc<Gateway>) -> Router {
     };
     let router = router
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(compression())
         .layer(cors(&gateway.chat.config.allowed_origins))
         .layer(middleware::from_fn(observe))
         .with_state(gateway);
     // Before routing, which is why it goes around the router.
-    Router::new().fallback_service(MapRequestLayer::new(with_slash).layer(router))
+    Router::new().fallback_service(MapRequestLayer::new(with_usual_slash).layer(router))
 }
 
-/// The API's paths end in a slash, and work without it.
-fn with_slash(mut request: Request) -> Request {
+/// The API's paths end in a slash and work without it; the others are the other way round.
+fn with_usual_slash(mut request: Request) -> Request {
     let path = request.uri().path();
-    if path.starts_with(API) && !path.ends_with('/') && path != OPENAPI {
+    let bare = path.trim_end_matches('/');
+    let usual = match bare {
+        OPENAPI | WS | "/livez" | "/readyz" => bare.to_owned(),
+        _ if path.starts_with(API) && path.len() == bare.len() => format!("{path}/"),
+        _ => return request,
+    };
+    if usual != path {
         let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
         let mut parts = request.uri().clone().into_parts();
-        parts.path_and_query = format!("{path}/{query}").parse().ok();
+        parts.path_and_query = format!("{usual}{query}").parse().ok();
         if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
@@ -86,11 +103,25 @@ fn with_slash(mut request: Request) -> Request {
 fn cors(listed: &[String]) -> CorsLayer {
     let listed = listed.to_vec();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |_, request| origin::allowed(&request.headers, &listed)))
+        .allow_origin(AllowOrigin::predicate(move |_, request| origin::check(&request.headers, &listed).is_ok()))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        .expose_headers([header::RETRY_AFTER])
+        // Whatever a page's tools add, tracing above all, is no secret of ours. Others than allowed origins get this, too,
+        // which tells a browser nothing without `Access-Control-Allow-Origin`.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::LOCATION, header::RETRY_AFTER])
         .max_age(std::time::Duration::from_secs(3_600))
+}
+
+/// Compresses JSON for clients that ask for it: a page of the list of conversations is 200 KB. Socket.IO's polls go past
+/// the router. Why that gives no secret away: `docs/decisions/0019-compression.md`.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let is_json = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+        let media_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        media_type.starts_with(b"application/json") || media_type.starts_with(b"application/problem+json")
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(COMPRESSED_BYTES).and(is_json))
 }
 
 /// Measures and traces a request, and forbids guessing and keeping of what the API says.

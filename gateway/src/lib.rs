@@ -25,6 +25,7 @@ pub mod session;
 pub mod socketio;
 pub mod store;
 pub mod tasks;
+pub mod text;
 pub mod trace;
 pub mod validate;
 pub mod ws;

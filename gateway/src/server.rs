@@ -1,7 +1,7 @@
 //! The life of a gateway: it listens, serves, and leaves politely.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -31,7 +31,7 @@ use crate::{
     config::Config,
     http::{
         self,
-        lent::{Desk, Lent, Waiting},
+        lent::{Desk, Lent, Timeouts, Waiting},
     },
     metrics,
     session::sweep,
@@ -199,8 +199,8 @@ async fn accept(
             accepted = listener.accept() => accepted,
             () = end.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, mostly: others must go before more can come.
                 tracing::warn!(%error, "connection not accepted");
@@ -215,27 +215,38 @@ async fn accept(
             continue;
         }
         let (front, closing) = (front.clone(), closing.clone());
-        let patience = Duration::from_secs(u64::from(limits.handshake_seconds));
+        let timeouts = Timeouts {
+            request: Duration::from_secs(u64::from(limits.handshake_seconds)),
+            keep_alive: Duration::from_secs(u64::from(limits.keep_alive_seconds)),
+        };
         requests.spawn(async move {
-            serve_http(front, stream, patience, closing).await;
+            serve_http(front, stream, peer.ip(), timeouts, closing).await;
             drop(place);
         });
     }
 }
 
 /// HTTP on one connection, until it is closed or becomes a WebSocket.
-async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, closing: CancellationToken) {
+async fn serve_http(
+    front: http::Front,
+    stream: TcpStream,
+    peer: IpAddr,
+    timeouts: Timeouts,
+    closing: CancellationToken,
+) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let desk = Arc::new(Desk::default());
-    let mut lent = Lent::new(stream, Vec::new(), desk.clone(), patience);
+    let mut lent = Lent::new(stream, Vec::new(), desk.clone(), timeouts);
     loop {
         let served = http1::Builder::new()
+            // The socket itself times out heads and pauses, for which hyper has one time together. With that time set hyper
+            // reads again after each answer, which arms the socket's own.
             .timer(TokioTimer::new())
-            .header_read_timeout(patience)
+            .header_read_timeout(timeouts.keep_alive + timeouts.request)
             .max_buf_size(32 * 1_024)
-            .serve_connection(TokioIo::new(lent), front.at(desk.clone()))
+            .serve_connection(TokioIo::new(lent), front.at(desk.clone(), peer))
             .with_upgrades();
         // On the heap, which it leaves while a request is set aside.
         let mut served = Box::pin(served);
@@ -255,6 +266,6 @@ async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, c
             () = closing.cancelled() => desk.stay(),
         }
         drop(place);
-        lent = Lent::new(stream, request, desk.clone(), patience);
+        lent = Lent::new(stream, request, desk.clone(), timeouts);
     }
 }

@@ -20,12 +20,13 @@ use axum::{
     extract::{Query, Request},
     response::{IntoResponse, Response},
 };
-use hyper::{HeaderMap, Method, header::AUTHORIZATION};
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::json;
 
 use self::{problem::Problem, session::Session, state::Stage};
 use crate::{
+    auth,
     http::{
         NOSNIFF, known,
         lent::{Desk, SetAside},
@@ -98,8 +99,9 @@ impl From<Problem> for Errand {
 
 fn sort(gateway: &Arc<Gateway>, mut request: Request) -> Errand {
     let Ok(Query(asked)) = Query::<Asked>::try_from_uri(request.uri()) else { return Problem::BadRequest.into() };
-    if !origin::allowed(request.headers(), &gateway.chat.config.allowed_origins) {
-        return refuse("origin", Problem::Forbidden);
+    if let Err(refusal) = origin::check(request.headers(), &gateway.chat.config.allowed_origins) {
+        metrics::handshake_refused("origin");
+        return Errand::Done(problem::forbidden(&refusal.message));
     }
     if asked.version.as_deref() != Some("4") {
         return refuse("version", Problem::UnsupportedVersion);
@@ -137,7 +139,7 @@ fn open(gateway: &Arc<Gateway>, request: &mut Request, is_websocket: bool) -> Er
     if gateway.is_draining() {
         return refuse("draining", Problem::Unavailable);
     }
-    let bearer = bearer(request.headers());
+    let bearer = auth::authorization_token(request.headers()).map(str::to_owned);
     if !is_websocket {
         let Some(session) = gateway.socketio.open(gateway, bearer) else { return refuse("full", Problem::Unavailable) };
         return Errand::Done(polling::text(handshake(gateway, &session, &["websocket"]).into_bytes()));
@@ -182,10 +184,4 @@ fn handshake(gateway: &Gateway, session: &Session, upgrades: &[&str]) -> String 
         "maxPayload": limits.max_frame_bytes,
     });
     format!("0{told}")
-}
-
-/// A token that came as a header, for clients that can set one.
-fn bearer(headers: &HeaderMap) -> Option<String> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }

@@ -1,23 +1,32 @@
 //! What a message may say. Whatever passes here fits into Postgres: an acknowledged message must never be one that
 //! can't be stored.
 
+mod json;
+
 use partyline_shared::wire::{ErrorCode, MAX_CONTENT_CHARS, MAX_METADATA_BYTES, Refusal};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
+
+use self::json::Json;
+use crate::text;
 
 /// Postgres writes `jsonb` numbers out in full: 1e300 costs every reader 300 bytes. So many more bytes than came may
 /// come of all numbers together.
 const MAX_WRITTEN_OUT: f64 = 4_096.0;
 
-/// A content without the white space around it.
+/// A content without the white space around it, with its bidirectional embeddings, overrides and isolates closed.
 ///
 /// # Errors
-/// `invalid_content`: empty, longer than [`MAX_CONTENT_CHARS`] code points, or with a control character other than
-/// tab and line breaks.
-pub fn content(text: &str) -> Result<String, Refusal> {
+/// `invalid_content`: nothing in it can be seen, it is longer than [`MAX_CONTENT_CHARS`] code points, or it has a control
+/// character other than tab and line breaks.
+pub fn content(content: &str) -> Result<String, Refusal> {
     let refuse = |why: &str| Err(Refusal::new(ErrorCode::InvalidContent, why));
-    let text = text.trim();
+    let closed = text::close_bidi(content);
+    let text = closed.trim();
     if text.is_empty() {
         return refuse("content is empty");
+    }
+    if !text::is_visible(text) {
+        return refuse("content has nothing that can be seen");
     }
     if text.chars().count() > MAX_CONTENT_CHARS {
         return refuse(&format!("content has more than {MAX_CONTENT_CHARS} characters"));
@@ -28,7 +37,8 @@ pub fn content(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// Metadata as everybody will see it: one compact JSON object, numbers as JavaScript reads them.
+/// Metadata as everybody will see it: the same JSON object, compact, numbers as JavaScript reads them, of a key that comes
+/// twice the last.
 ///
 /// # Errors
 /// `invalid_metadata`: no object, larger than [`MAX_METADATA_BYTES`], nested too deeply, with NUL in a string, or with
@@ -42,8 +52,8 @@ pub fn metadata(raw: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
         return Err(refuse(&format!("metadata has more than {MAX_METADATA_BYTES} bytes")));
     }
     // serde_json stops at a depth of 128.
-    let value: Value = serde_json::from_str(raw.get()).map_err(|error| refuse(&format!("metadata: {error}")))?;
-    if !value.is_object() {
+    let value: Json = serde_json::from_str(raw.get()).map_err(|error| refuse(&format!("metadata: {error}")))?;
+    if !matches!(value, Json::Object(_)) {
         return Err(refuse("metadata is not an object"));
     }
     if written_out(&value).map_err(refuse)? > MAX_WRITTEN_OUT {
@@ -53,17 +63,17 @@ pub fn metadata(raw: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
 }
 
 /// The digits that Postgres adds to the numbers, or why it can't hold the value.
-fn written_out(value: &Value) -> Result<f64, &'static str> {
+fn written_out(value: &Json) -> Result<f64, &'static str> {
     const NUL: &str = "metadata has a NUL character";
     match value {
-        Value::Null | Value::Bool(_) => Ok(0.0),
-        Value::Number(number) => {
+        Json::Null | Json::Bool(_) => Ok(0.0),
+        Json::Number(number) => {
             let digits = number.as_f64().map_or(0.0, |number| number.abs().log10().abs());
             Ok(if digits.is_finite() { digits } else { 0.0 })
         }
-        Value::String(text) => (!text.contains('\0')).then_some(0.0).ok_or(NUL),
-        Value::Array(items) => items.iter().map(written_out).sum(),
-        Value::Object(fields) => {
+        Json::String(text) => (!text.contains('\0')).then_some(0.0).ok_or(NUL),
+        Json::Array(items) => items.iter().map(written_out).sum(),
+        Json::Object(fields) => {
             fields.iter().map(|(name, value)| if name.contains('\0') { Err(NUL) } else { written_out(value) }).sum()
         }
     }
@@ -86,6 +96,22 @@ mod tests {
         for bad in ["", " \n ", "a\0b", "a\u{1b}[0m", "a\u{85}b"] {
             assert!(refused(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn content_can_be_seen_and_ends_its_bidirectional_overrides() {
+        for bad in ["\u{200B}", " \u{2060}\u{FEFF}\n", "\u{3164}", "\u{2800}", "\u{AD}", "\u{FE0F}", "\u{202E}"] {
+            assert!(refused(bad), "{bad:?}");
+        }
+        assert_eq!(
+            content("\u{2764}\u{FE0F} \u{1F469}\u{200D}\u{1F680}").unwrap(),
+            "\u{2764}\u{FE0F} \u{1F469}\u{200D}\u{1F680}"
+        );
+        assert_eq!(content("\u{202E}gpj.exe ").unwrap(), "\u{202E}gpj.exe \u{202C}");
+        assert_eq!(content(" hi \u{202C}").unwrap(), "hi");
+        // The end that is added counts, as Postgres counts it.
+        assert!(content(&format!("\u{202E}{}", "x".repeat(998))).is_ok());
+        assert!(refused(&format!("\u{202E}{}", "x".repeat(999))));
     }
 
     fn meta(text: &str) -> Result<String, ErrorCode> {
@@ -118,6 +144,17 @@ mod tests {
             assert_eq!(meta(text), Err(ErrorCode::InvalidMetadata), "{}", &text[..text.len().min(40)]);
         }
         assert_eq!(meta("{\"a\":[1e+300,-3e-154]}").unwrap(), "{\"a\":[1e+300,-3e-154]}");
+        // No key means anything to us: serde_json's own type reads JSON out of the string after some.
+        for key in ["RawValue", "Number"] {
+            for json in [
+                format!("{{\"$serde_json::private::{key}\":\"{{\\\"is_admin\\\":true}}\"}}"),
+                format!("{{\"$serde_json::private::{key}\":\"5\",\"z\":1}}"),
+                format!("{{\"a\":[{{\"$serde_json::private::{key}\":5}}]}}"),
+            ] {
+                assert_eq!(meta(&json).as_ref(), Ok(&json));
+            }
+        }
+        assert_eq!(meta("{\"b\":1,\"a\":2,\"b\":3}").unwrap(), "{\"a\":2,\"b\":3}");
         // Too small for a double: 0, as JavaScript reads it.
         assert_eq!(meta("{\"a\":1e-20000}").unwrap(), "{\"a\":0.0}");
     }

@@ -13,9 +13,7 @@ use axum::{
 };
 use hyper::{
     HeaderMap, Method, StatusCode, Version,
-    header::{
-        CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
-    },
+    header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 use hyper_util::rt::TokioIo;
 use partyline_shared::{
@@ -88,6 +86,10 @@ fn check(request: &Request) -> Result<(), NoHandshake> {
     if header(SEC_WEBSOCKET_VERSION) != VERSION {
         return Err(NoHandshake::Version);
     }
+    // RFC 6455, 11.3.1: a proxy and a gateway that read two keys differently would not speak of the same handshake.
+    if request.headers().get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 {
+        return refuse("a handshake has one Sec-WebSocket-Key");
+    }
     // 16 bytes in Base64.
     let key = header(SEC_WEBSOCKET_KEY).strip_suffix("==").unwrap_or_default();
     if key.len() != 22 || !key.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'+' || it == b'/') {
@@ -135,14 +137,12 @@ async fn admit(gateway: &Gateway, headers: &HeaderMap) -> Result<(Identity, bool
     if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
         return Err(("not_websocket", Refusal::new(ErrorCode::BadRequest, "this path speaks WebSocket only")));
     }
-    if headers.contains_key(ORIGIN) && !origin::allowed(headers, &gateway.chat.config.allowed_origins) {
-        return Err(("origin", Refusal::new(ErrorCode::Forbidden, "this origin may not connect")));
-    }
+    origin::check(headers, &gateway.chat.config.allowed_origins).map_err(|refusal| ("origin", refusal))?;
     if gateway.is_draining() {
         return Err(("draining", Refusal::unavailable("this node, which is leaving,")));
     }
     let identity =
-        gateway.chat.verifier.from_headers_or_refresh(headers).await.map_err(|refusal| ("token", refusal))?;
+        gateway.chat.verifier.from_handshake_or_refresh(headers).await.map_err(|refusal| ("token", refusal))?;
     let offers_any = headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
     let named = has(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
     if offers_any && !named {

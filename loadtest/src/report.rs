@@ -89,7 +89,7 @@ mod tests {
             messages_burst: 10,
             frames_per_second: 20,
             connections_per_user: 10,
-            max_frame_bytes: 16_384,
+            max_frame_bytes: 20_480,
             max_content_chars: 1_000,
             max_metadata_bytes: 4_096,
             outbound_queue_bytes: 1 << 20,

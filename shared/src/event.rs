@@ -59,7 +59,7 @@ pub struct Message {
     pub sender_type: UserType,
     pub content: String,
     pub message_type: MessageType,
-    /// A JSON object of at most 4 KiB, kept as it came.
+    /// A JSON object of at most 4 KiB as it came, made compact.
     pub metadata: Box<RawValue>,
     /// The `seq` of the message that this one answers.
     pub reply_to: Option<Seq>,

@@ -1,8 +1,11 @@
 //! The clients' protocol: what they send, the table of errors, the table of close codes, the limits.
 
+pub mod seq;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::seq::MAX_SEQ;
 use crate::{
     event::MessageType,
     ids::{ClientId, ConversationId, Seq},
@@ -241,7 +244,7 @@ impl Command {
 pub struct JoinConversation {
     pub conversation_id: ConversationId,
     /// The last `seq` that the client holds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "seq::optional")]
     pub after: Option<Seq>,
 }
 
@@ -259,7 +262,7 @@ pub struct SendMessage {
     pub message_type: Option<MessageType>,
     #[serde(default)]
     pub metadata: Option<Box<RawValue>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "seq::optional")]
     pub reply_to: Option<Seq>,
 }
 
@@ -272,12 +275,14 @@ pub struct Typing {
 #[derive(Clone, Debug, Deserialize)]
 pub struct MarkRead {
     pub conversation_id: ConversationId,
+    #[serde(deserialize_with = "seq::required")]
     pub seq: Seq,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct EditMessage {
     pub conversation_id: ConversationId,
+    #[serde(deserialize_with = "seq::required")]
     pub seq: Seq,
     pub content: String,
 }
@@ -285,6 +290,7 @@ pub struct EditMessage {
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeleteMessage {
     pub conversation_id: ConversationId,
+    #[serde(deserialize_with = "seq::required")]
     pub seq: Seq,
 }
 

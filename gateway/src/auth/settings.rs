@@ -75,8 +75,8 @@ pub struct AuthSettings {
     /// The issuer (`iss`) that every token must name.
     #[arg(long, env = "PARTYLINE_JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// The audience (`aud`) that every token must name. Without this setting a token that has an audience
-    /// is meant for somebody else, and refused.
+    /// The audience (`aud`) that every token must name. Without this setting `aud` is not looked at, and a token that the
+    /// same issuer made for another service is taken, too.
     #[arg(long, env = "PARTYLINE_JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// How far clocks may differ when `exp` and `nbf` are checked, in seconds.

@@ -13,6 +13,7 @@ use crate::{
     authorise::Kind,
     relay,
     store::{self, Created},
+    text,
 };
 
 /// The longest title, in code points.
@@ -45,15 +46,15 @@ pub async fn create(chat: &Arc<Chat>, who: &Identity, asked: NewConversation) ->
 
 fn check(who: &Identity, asked: NewConversation, group_max: usize) -> Result<store::NewConversation, Refusal> {
     let refuse = |why: String| Refusal::new(ErrorCode::BadRequest, why);
-    let title = match asked.title.as_deref().map(str::trim) {
-        None | Some("") => None,
+    let title = match asked.title.as_deref().map(str::trim).filter(|it| !it.is_empty()) {
+        None => None,
         Some(title) if title.chars().count() > MAX_TITLE_CHARS => {
             return Err(refuse(format!("a title has {MAX_TITLE_CHARS} characters at most")));
         }
         Some(title) if title.chars().any(char::is_control) => {
             return Err(refuse("a title has no control characters".into()));
         }
-        Some(title) => Some(title.to_owned()),
+        Some(title) => text::display_name(title).map(|it| it.trim().to_owned()),
     };
     let mut participants = asked.participants;
     if !who.service {
@@ -114,5 +115,13 @@ mod tests {
         assert!(checked(false, Kind::Group, &["a", "b", "c", "d"], None).is_none());
         assert!(checked(false, Kind::Group, &["a"], Some(&"x".repeat(201))).is_none());
         assert!(checked(false, Kind::Group, &["a"], Some("a\0b")).is_none());
+    }
+
+    #[test]
+    fn a_title_can_be_seen_and_does_not_rearrange_what_is_next_to_it() {
+        let title = |title: &str| checked(false, Kind::Group, &["a"], Some(title)).unwrap().title;
+        assert_eq!(title("\u{3164}\u{200B}"), None);
+        assert_eq!(title("\u{202E}riaF\u{2066} "), Some("riaF".into()));
+        assert_eq!(title("\u{1F468}\u{200D}\u{1F469}\u{200D}\u{1F467}").unwrap().chars().count(), 5);
     }
 }

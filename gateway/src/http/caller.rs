@@ -15,7 +15,7 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
-        let identity = gateway.chat.verifier.from_headers_or_refresh(&parts.headers).await?;
+        let identity = gateway.chat.verifier.from_request_or_refresh(&parts.headers).await?;
         gateway.chat.requests.spend(&identity)?;
         gateway.chat.people.note(&identity);
         Ok(Self(identity))

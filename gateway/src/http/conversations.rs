@@ -88,7 +88,7 @@ pub(super) struct CreateBody {
     /// Who takes part, besides me; a service names everybody.
     #[schema(min_items = 1)]
     participant_ids: Vec<UserId>,
-    /// At most 200 characters.
+    /// At most 200 characters. Bidirectional controls are taken out; a title of which nothing can be seen is none.
     #[serde(default)]
     #[schema(max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     title: Option<String>,

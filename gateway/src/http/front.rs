@@ -3,6 +3,7 @@
 
 use std::{
     future::{Future, ready},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -23,7 +24,9 @@ use super::{
     lent::{Desk, SetAside},
     problem::Problem,
 };
-use crate::{metrics, server::Gateway, socketio};
+use crate::{metrics, origin::FORWARDED_HOST, server::Gateway, socketio};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, SetAside>> + Send>>;
 
 /// Everything that the public port answers.
 #[derive(Clone)]
@@ -41,10 +44,12 @@ impl Front {
         Self { router: super::app(gateway.clone()), gateway, cors }
     }
 
-    /// For one connection.
+    /// For one connection, from this address.
     #[must_use]
-    pub fn at(&self, desk: Arc<Desk>) -> Visit {
-        Visit { front: self.clone(), desk }
+    pub fn at(&self, desk: Arc<Desk>, peer: IpAddr) -> Visit {
+        let peer = peer.to_canonical();
+        let is_trusted = self.gateway.chat.config.trusted_proxies.iter().any(|it| it.contains(&peer));
+        Visit { front: self.clone(), desk, is_trusted }
     }
 }
 
@@ -52,14 +57,32 @@ impl Front {
 pub struct Visit {
     front: Front,
     desk: Arc<Desk>,
+    /// Whether it is a proxy's that says what its clients asked for.
+    is_trusted: bool,
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Visit {
     type Response = Response;
     type Error = SetAside;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, SetAside>> + Send>>;
+    type Future = Answer;
 
-    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        self.desk.request_started();
+        if !self.is_trusted {
+            request.headers_mut().remove(FORWARDED_HOST);
+        }
+        let desk = self.desk.clone();
+        let answer = self.answer(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            desk.response_ready();
+            answer
+        })
+    }
+}
+
+impl Visit {
+    fn answer(&self, request: hyper::Request<Incoming>) -> Answer {
         if let Err(refusal) = host::check(request.version(), request.headers()) {
             let mut response = Problem::from(refusal).into_response();
             response.headers_mut().extend([NOSNIFF]);

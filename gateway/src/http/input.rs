@@ -8,13 +8,10 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use partyline_shared::{
-    ids::{ConversationId, Seq, UserId},
+    ids::{ConversationId, UserId},
     wire::{ErrorCode, Refusal},
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, Unexpected, Visitor},
-};
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::problem::Problem;
 use crate::server::Gateway;
@@ -23,8 +20,6 @@ use crate::server::Gateway;
 const BODY_BYTES: usize = 64 * 1_024;
 /// One participant in a body at most, in bytes.
 const PARTICIPANT_BYTES: usize = 6 * UserId::MAX_BYTES;
-/// The largest `seq` that JavaScript reads exactly.
-pub(super) const MAX_SEQ: Seq = (1 << 53) - 1;
 
 fn bad_request(message: impl Into<String>) -> Problem {
     Refusal::new(ErrorCode::BadRequest, message).into()
@@ -156,46 +151,6 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })
 }
 
-/// A `seq` that every client reads exactly. JSON Schema takes `5.0` for an integer, and so some clients write it.
-///
-/// # Errors
-/// If it is larger than [`MAX_SEQ`].
-pub(super) fn seq<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Seq>, D::Error> {
-    let seq = Option::<Whole>::deserialize(deserializer)?.map(|Whole(seq)| seq);
-    if seq.is_some_and(|seq| seq > MAX_SEQ) {
-        return Err(serde::de::Error::custom("a seq is at most 2^53 - 1"));
-    }
-    Ok(seq)
-}
-
-/// A whole number, however it is written.
-struct Whole(u64);
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Numbers;
-        impl Visitor<'_> for Numbers {
-            type Value = Whole;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a whole number that is not negative")
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
-                Ok(Whole(number))
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Whole, E> {
-                if number.fract() == 0.0 && (0.0..=MAX_SEQ as f64).contains(&number) {
-                    return Ok(Whole(number as u64));
-                }
-                Err(E::invalid_value(Unexpected::Float(number), &self))
-            }
-        }
-        deserializer.deserialize_u64(Numbers)
-    }
-}
-
 /// The size of a page that was asked for.
 ///
 /// # Errors
@@ -205,25 +160,5 @@ pub(super) fn page_size(limit: Option<u32>) -> Result<u32, Refusal> {
     match limit.unwrap_or(DEFAULT_PAGE) {
         limit @ 1..=MAX_PAGE => Ok(limit),
         _ => Err(Refusal::new(ErrorCode::BadRequest, format!("limit is between 1 and {MAX_PAGE}"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str) -> Option<Option<Seq>> {
-        seq(&mut serde_json::Deserializer::from_str(json)).ok()
-    }
-
-    #[test]
-    fn a_seq_is_a_whole_number_however_it_is_written() {
-        assert_eq!(read("null"), Some(None));
-        for (json, expected) in [("0", 0), ("5", 5), ("5.0", 5), ("1e3", 1_000), ("9007199254740991", MAX_SEQ)] {
-            assert_eq!(read(json), Some(Some(expected)), "{json}");
-        }
-        for json in ["-1", "-1.0", "5.5", "1e300", "9007199254740992", "9007199254740993.0", "\"5\"", "true"] {
-            assert_eq!(read(json), None, "{json}");
-        }
     }
 }

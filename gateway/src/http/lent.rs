@@ -35,11 +35,24 @@ pub struct Desk(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
+    phase: ReadPhase,
     /// What was read since the last answer, if that may be worth it.
     read: Vec<u8>,
     keeping: Keeping,
     waiting: Option<Place>,
     stream: Option<TcpStream>,
+}
+
+/// What the connection waits for, which decides how long it may wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ReadPhase {
+    /// The rest of a request's head, or the first one's beginning.
+    #[default]
+    Head,
+    /// The handler. A body has a limit of its own, where it is read.
+    Answering,
+    /// The next request, of which nothing was read yet.
+    Idle,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +98,9 @@ impl Desk {
 
     fn note(&self, bytes: &[u8]) {
         let mut state = self.0.lock();
+        if state.phase == ReadPhase::Idle && !bytes.is_empty() {
+            state.phase = ReadPhase::Head;
+        }
         if state.keeping == Keeping::Unknown && !bytes.is_empty() {
             state.keeping = if bytes.starts_with(START) { Keeping::Yes } else { Keeping::No };
         }
@@ -96,6 +112,20 @@ impl Desk {
                 state.read.extend_from_slice(bytes);
             }
         }
+    }
+
+    /// The head of a request was read.
+    pub(super) fn request_started(&self) {
+        self.0.lock().phase = ReadPhase::Answering;
+    }
+
+    /// The answer to a request is about to be written.
+    pub(super) fn response_ready(&self) {
+        self.0.lock().phase = ReadPhase::Idle;
+    }
+
+    fn phase(&self) -> ReadPhase {
+        self.0.lock().phase
     }
 
     /// The request under way waits where it is.
@@ -110,6 +140,15 @@ impl Desk {
     }
 }
 
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the head of a request, from its first byte on; and to take anything of an answer, which waits in memory.
+    pub request: Duration,
+    /// Between an answer and the next request.
+    pub keep_alive: Duration,
+}
+
 /// The socket, as hyper has it.
 #[derive(Debug)]
 pub struct Lent {
@@ -117,16 +156,17 @@ pub struct Lent {
     /// To be read before anything else.
     again: io::Cursor<Vec<u8>>,
     desk: Arc<Desk>,
-    /// How long a client may take nothing of an answer, which waits in memory.
-    patience: Duration,
-    /// When that is over; none while the client takes what comes.
+    timeouts: Timeouts,
+    /// When the client has taken nothing of an answer for too long; none while it takes what comes.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// When the read under way times out, and the phase that this holds for.
+    read_deadline: Option<(ReadPhase, Pin<Box<Sleep>>)>,
 }
 
 impl Lent {
     #[must_use]
-    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>, patience: Duration) -> Self {
-        Self { stream: Some(stream), again: io::Cursor::new(again), desk, patience, stalled: None }
+    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>, timeouts: Timeouts) -> Self {
+        Self { stream: Some(stream), again: io::Cursor::new(again), desk, timeouts, stalled: None, read_deadline: None }
     }
 
     /// The socket for good; nothing was read of it that hyper doesn't have.
@@ -139,12 +179,34 @@ impl Lent {
     fn in_time(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
+            // The time for the next request begins at the answer's end.
+            self.read_deadline = None;
             return written;
         }
-        let patience = self.patience;
+        let patience = self.timeouts.request;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Times out a pending read: as the end of the stream between two requests, as an error within one.
+    fn enforce_read_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let phase = self.desk.phase();
+        let limit = match phase {
+            ReadPhase::Answering => {
+                self.read_deadline = None;
+                return Poll::Pending;
+            }
+            ReadPhase::Head => self.timeouts.request,
+            ReadPhase::Idle => self.timeouts.keep_alive,
+        };
+        if self.read_deadline.as_ref().is_none_or(|(armed_in, _)| *armed_in != phase) {
+            self.read_deadline = Some((phase, Box::pin(sleep(limit))));
+        }
+        if let Some((_, deadline)) = &mut self.read_deadline {
+            ready!(deadline.as_mut().poll(cx));
+        }
+        Poll::Ready(if phase == ReadPhase::Idle { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) })
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -171,7 +233,10 @@ impl AsyncRead for Lent {
                 self.again = io::Cursor::default();
             }
         } else {
-            ready!(self.stream()?.poll_read(cx, buf))?;
+            match self.stream()?.poll_read(cx, buf) {
+                Poll::Pending => return self.enforce_read_timeout(cx),
+                Poll::Ready(read) => read?,
+            }
         }
         self.desk.note(&buf.filled()[before..]);
         Poll::Ready(Ok(()))

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use partyline_shared::{
     event::MessageType,
     ids::{ClientId, ConversationId, Seq},
-    wire::SendMessage,
+    wire::{SendMessage, seq},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     caller::Caller,
     complete::to_end,
-    input::{self, Asked, Given, InConversation, PerhapsGiven, page_size},
+    input::{Asked, Given, InConversation, PerhapsGiven, page_size},
     openapi::{Common, OfBody, OfConversation},
     problem::Problem,
     views::MessagePage,
@@ -38,11 +38,11 @@ pub(super) struct PageParams {
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
     /// The newest messages before this `seq`.
-    #[serde(default, deserialize_with = "input::seq")]
+    #[serde(default, deserialize_with = "seq::optional")]
     #[param(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     before: Option<Seq>,
     /// The oldest messages after this `seq`; with `before`, only those before that.
-    #[serde(default, deserialize_with = "input::seq")]
+    #[serde(default, deserialize_with = "seq::optional")]
     #[param(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     after: Option<Seq>,
 }
@@ -87,7 +87,8 @@ pub(super) async fn list(
 pub(super) struct SendBody {
     /// My own name for the message: sent again with it, it is the same message.
     client_id: ClientId,
-    /// 1 to 1,000 characters once white space around it is cut off; no control characters but tab and line breaks.
+    /// 1 to 1,000 characters once white space around it is cut off, of which something can be seen; no control characters
+    /// but tab and line breaks. Bidirectional overrides are closed where their paragraph ends.
     #[schema(
         min_length = 1,
         max_length = 1000,
@@ -97,12 +98,12 @@ pub(super) struct SendBody {
     /// `text` by default; `system` for services only.
     #[serde(default)]
     message_type: Option<MessageType>,
-    /// At most 4 KiB of JSON.
+    /// At most 4 KiB of JSON. Everybody gets the same value, compact.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
     /// The `seq` of the message that this one answers.
-    #[serde(default, deserialize_with = "input::seq")]
+    #[serde(default, deserialize_with = "seq::optional")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     reply_to: Option<Seq>,
 }
@@ -140,7 +141,7 @@ pub(super) async fn send(
 #[schema(as = ReadMarker)]
 pub(super) struct MarkReadBody {
     /// The last `seq` that I have read; all if it is missing.
-    #[serde(default, deserialize_with = "input::seq")]
+    #[serde(default, deserialize_with = "seq::optional")]
     #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
     seq: Option<Seq>,
 }

@@ -4,8 +4,8 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use partyline_shared::{
-    ids::{ClientId, Seq, UserId},
-    wire::{Command, ErrorCode, MAX_REF_BYTES, Refusal},
+    ids::{ClientId, UserId},
+    wire::{Command, ErrorCode, MAX_REF_BYTES, MAX_SEQ, Refusal},
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -82,7 +82,7 @@ fn read_marker(fields: &str) -> Result<Command, Refusal> {
     let place: Place = serde_json::from_str(fields).map_err(|error| bad_request(error.to_string()))?;
     match place.seq {
         Some(_) => Command::parse("mark_read", fields),
-        None => Command::parse("mark_read", &with_field(fields, "seq", &Seq::MAX.to_string())?),
+        None => Command::parse("mark_read", &with_field(fields, "seq", &MAX_SEQ.to_string())?),
     }
 }
 
@@ -158,11 +158,11 @@ mod tests {
     #[test]
     fn without_a_seq_all_is_read() {
         let all = asked("mark_read", &format!("{{{CONVERSATION}}}"), "u").command;
-        assert!(matches!(all, Ok(Command::MarkRead(it)) if it.seq == Seq::MAX));
+        assert!(matches!(all, Ok(Command::MarkRead(it)) if it.seq == MAX_SEQ));
         let some = asked("mark_read", &format!("{{{CONVERSATION},\"seq\":5}}"), "u").command;
         assert!(matches!(some, Ok(Command::MarkRead(it)) if it.seq == 5));
         let null = asked("mark_read", &format!("{{{CONVERSATION},\"seq\":null}}"), "u").command;
-        assert!(matches!(null, Ok(Command::MarkRead(it)) if it.seq == Seq::MAX));
+        assert!(matches!(null, Ok(Command::MarkRead(it)) if it.seq == MAX_SEQ));
     }
 
     #[test]

@@ -14,7 +14,6 @@ pub enum Problem {
     UnknownSession,
     BadHandshakeMethod,
     BadRequest,
-    Forbidden,
     UnsupportedVersion,
     /// The node is full, or leaves.
     Unavailable,
@@ -27,10 +26,18 @@ impl IntoResponse for Problem {
             Self::UnknownSession => (StatusCode::BAD_REQUEST, 1, "Session ID unknown"),
             Self::BadHandshakeMethod => (StatusCode::BAD_REQUEST, 2, "Bad handshake method"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request"),
-            Self::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden"),
             Self::UnsupportedVersion => (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, 4, "This node takes no new connections now"),
         };
-        (status, Json(json!({ "code": code, "message": message }))).into_response()
+        respond(status, code, message)
     }
+}
+
+/// Refuses a request that may not come in; Engine.IO leaves the words to the server.
+pub fn forbidden(message: &str) -> Response {
+    respond(StatusCode::FORBIDDEN, 4, message)
+}
+
+fn respond(status: StatusCode, code: u8, message: &str) -> Response {
+    (status, Json(json!({ "code": code, "message": message }))).into_response()
 }

@@ -47,7 +47,7 @@ async fn breaking_the_protocol_ends_the_one_socket() {
         ("reserved_bits", frame(0x91, b"{}")),
         ("unknown_opcode", frame(0x83, b"{}")),
         ("unknown_opcode", control(0x8B, b"{}")),
-        ("frame_too_large", [&[0x81, 0x80 | 126], &16_385_u16.to_be_bytes()[..], &[0; 4]].concat()),
+        ("frame_too_large", [&[0x81, 0x80 | 126], &20_481_u16.to_be_bytes()[..], &[0; 4]].concat()),
         ("frame_too_large", [&[0x81, 0x80 | 127], &[0xff; 8][..], &[0; 4]].concat()),
         ("frame_too_large", [frame(0x01, &half), frame(0x00, &half)].concat()),
         ("frame_too_large", endless),
@@ -81,7 +81,7 @@ async fn fragments_and_the_largest_frame_are_a_clients_right() {
         control(0x89, b"between"),
         frame(0x00, br#"hing","re"#),
         frame(0x80, br#"f":"1"}"#),
-        frame(0x81, format!("{:16384}", r#"{"type":"nothing","ref":"2"}"#).as_bytes()),
+        frame(0x81, format!("{:20480}", r#"{"type":"nothing","ref":"2"}"#).as_bytes()),
     ];
     for part in bytes.concat().chunks(1_000) {
         ann.socket.get_mut().write_all(part).await.unwrap();

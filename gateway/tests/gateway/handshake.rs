@@ -68,7 +68,6 @@ async fn bad_tokens_are_refused_alike_by_socket_and_rest() {
         ("no end", "token_invalid", plain(|it| drop(it.as_object_mut().unwrap().remove("exp")))),
         ("an end that is no time", "token_invalid", plain(|it| it["exp"] = json!("tomorrow"))),
         ("not valid yet", "token_invalid", plain(|it| it["nbf"] = json!(it["exp"]))),
-        ("for somebody else", "token_invalid", plain(|it| it["aud"] = json!("elsewhere"))),
         ("nobody", "token_invalid", plain(|it| it["sub"] = json!(""))),
         ("a long id", "token_invalid", plain(|it| it["sub"] = json!("x".repeat(129)))),
         ("a control character", "token_invalid", plain(|it| it["sub"] = json!("a\nb"))),

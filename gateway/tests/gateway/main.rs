@@ -21,6 +21,7 @@ mod outbox;
 mod person;
 mod plans;
 mod presence;
+mod proxies;
 mod reading;
 mod requests;
 mod rest;

@@ -75,6 +75,22 @@ impl Person {
         self.socket.send(Message::text(frame.to_string())).await.unwrap();
     }
 
+    /// Sends a frame as it is written.
+    pub(crate) async fn say_text(&mut self, frame: &str) {
+        self.socket.send(Message::text(frame)).await.unwrap();
+    }
+
+    /// The next frame that fits, as it is written.
+    pub(crate) async fn find_text(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        loop {
+            let next = timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
+            match next.expect("the socket ended").unwrap() {
+                Message::Text(text) if fits(&text) => return text.to_string(),
+                _ => {}
+            }
+        }
+    }
+
     /// The next frame, or how the socket was closed.
     pub(crate) async fn read(&mut self) -> Result<Value, Closed> {
         let deadline = Instant::now() + PATIENCE;

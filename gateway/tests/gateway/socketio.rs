@@ -35,6 +35,10 @@ impl Raw {
         Self(connect(gateway, request).await.unwrap().0)
     }
 
+    pub(crate) fn with(socket: WebSocketStream<TcpStream>) -> Self {
+        Self(socket)
+    }
+
     /// Inside the namespace, after `connected`.
     pub(crate) async fn come(gateway: &Process, token: &str) -> Self {
         let mut raw = Self::open(gateway, "").await;
@@ -98,7 +102,13 @@ pub(crate) struct Poller<'a> {
 
 impl<'a> Poller<'a> {
     async fn open(world: &'a World, gateway: &'a Process) -> Self {
-        let opened = answer(world.bare(gateway, Method::GET, &path("polling", ""))).await;
+        Self::open_with(world, gateway, &[]).await
+    }
+
+    /// Opens a session by a request with these headers.
+    pub(crate) async fn open_with(world: &'a World, gateway: &'a Process, headers: &[(&str, &str)]) -> Self {
+        let request = world.bare(gateway, Method::GET, &path("polling", ""));
+        let opened = answer(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await;
         let told: Value = serde_json::from_str(opened.body.as_str().unwrap().strip_prefix('0').unwrap()).unwrap();
         Self { world, gateway, sid: told["sid"].as_str().unwrap().to_owned(), held: VecDeque::new() }
     }
@@ -110,7 +120,7 @@ impl<'a> Poller<'a> {
         poller
     }
 
-    fn request(&self, method: Method) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method) -> reqwest::RequestBuilder {
         self.world.bare(self.gateway, method, &path("polling", &format!("&sid={}", self.sid)))
     }
 
@@ -154,7 +164,7 @@ async fn whoever_breaks_the_protocol_is_told_and_stays_away() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let token = world.token("ann");
-    let large = format!("42[\"typing\",\"{}\"]", "x".repeat(16_384));
+    let large = format!("42[\"typing\",\"{}\"]", "x".repeat(20_480));
     let broken = [
         (Message::text("42nonsense"), "bad_packet"),
         (Message::text("9"), "bad_packet"),
@@ -278,7 +288,7 @@ async fn a_session_polls_once_at_a_time() {
 async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
     let world = World::new().await;
     let gateway = world.gateway().await;
-    let bodies = [("frame_too_large", 413, vec![b'4'; 16_385]), ("invalid_utf8", 400, b"42[\"\xff\"]".to_vec())];
+    let bodies = [("frame_too_large", 413, vec![b'4'; 20_481]), ("invalid_utf8", 400, b"42[\"\xff\"]".to_vec())];
     for (code, status, body) in bodies {
         let poller = Poller::come(&world, &gateway, "ann").await;
         let post = async {
@@ -300,7 +310,7 @@ async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
     }
     // Nobody fetches it, and the request is answered all the same.
     let large = Poller::open(&world, &gateway).await;
-    assert_eq!(large.post(&"4".repeat(16_385)).await.status, 413);
+    assert_eq!(large.post(&"4".repeat(20_481)).await.status, 413);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub(crate) enum Opcode {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Violation(pub(crate) &'static str);
 
-/// A larger frame is a defect: `joined`, the largest, holds 200 events of at most 16 KiB.
+/// A larger frame is a defect: `joined`, the largest, holds 200 events of at most 20 KiB.
 const MAX_PAYLOAD: u64 = 8 << 20;
 const NO_CODE: u16 = 1005;
 

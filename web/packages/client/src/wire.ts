@@ -226,7 +226,13 @@ export function parseFrame(text: string): ServerFrame | undefined {
   }
 }
 
-/** Length of a content as the server counts it: code points, without white space around. */
+/** A character that can be seen; `\u2800` is a Braille pattern without a dot. */
+const VISIBLE = /[^\s\p{Default_Ignorable_Code_Point}\u2800]/u;
+
+/**
+ * Returns the length of a content as the server counts it: code points, without white space around; 0 if nothing of it
+ * can be seen, which the server refuses.
+ */
 export function contentLength(content: string): number {
-  return Array.from(content.trim()).length;
+  return VISIBLE.test(content) ? Array.from(content.trim()).length : 0;
 }

@@ -89,7 +89,7 @@ export function welcome(limits: Partial<Welcome["limits"]> = {}): Welcome {
       messages_burst: 0,
       frames_per_second: 0,
       connections_per_user: 10,
-      max_frame_bytes: 16_384,
+      max_frame_bytes: 20_480,
       max_content_chars: 1_000,
       max_metadata_bytes: 4_096,
       outbound_queue_bytes: 1_048_576,

@@ -38,6 +38,8 @@ test("a frame is an object with a type", () => {
 test("content is counted in code points, trimmed", () => {
   expect(contentLength("  héllo 👍🏽\n")).toBe(8);
   expect(contentLength(" \n\t")).toBe(0);
+  for (const blank of ["\u200b", "\u2060\ufeff", "\u3164", "\u2800", "\u00ad", "\ufe0f", "\u202e"]) expect(contentLength(blank)).toBe(0);
+  expect(contentLength("\u2764\ufe0f\u{1f469}\u200d\u{1f680}")).toBe(5);
 });
 
 test("UUIDs are of version 7 and sort in the order in which they were made", () => {
