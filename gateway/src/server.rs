@@ -247,7 +247,7 @@ async fn serve_http(front: http::Front, stream: TcpStream, patience: Duration, c
             _ = stream.readable() => desk.stay(),
             () = closing.cancelled() => desk.stay(),
         }
-        drop(place);
+        desk.resume(place);
         lent = Lent::new(stream, request, desk.clone(), patience);
     }
 }

@@ -8,13 +8,14 @@ use partyline_shared::{
 
 use super::handles::*;
 
-const CLOSES: [CloseCode; 8] = [
+const CLOSES: [CloseCode; 9] = [
     CloseCode::IdleTimeout,
     CloseCode::Draining,
     CloseCode::TooSlow,
     CloseCode::Replaced,
     CloseCode::LogRestarted,
     CloseCode::TooManyFrames,
+    CloseCode::OverlappingRequests,
     CloseCode::TokenExpired,
     CloseCode::ProtocolError,
 ];
