@@ -22,6 +22,12 @@ pub fn millis() -> u64 {
     START.elapsed().as_millis() as u64
 }
 
+/// Microseconds since the process began.
+#[must_use]
+pub fn micros() -> u64 {
+    START.elapsed().as_micros() as u64
+}
+
 /// Seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> i64 {

@@ -3,6 +3,7 @@
 pub mod change;
 pub mod create;
 pub mod join;
+pub mod join_many;
 pub mod mark_read;
 pub mod participants;
 pub mod send;
@@ -54,6 +55,11 @@ async fn dispatch(
     let who = &conn.identity();
     match command {
         Command::JoinConversation(it) => join::join(chat, conn, reference, &it).await,
+        Command::JoinConversations(it) => {
+            let ack = join_many::join_many(chat, conn, reference, &it).await;
+            conn.send(&encode::reply("ack", reference, &ack));
+            Ok(())
+        }
         Command::LeaveConversation(it) => {
             join::leave(chat, conn, it.conversation_id).await;
             conn.send(&encode::reply("left", reference, &Left { conversation_id: it.conversation_id }));

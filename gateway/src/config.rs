@@ -73,7 +73,8 @@ pub struct LimitSettings {
     /// Messages and edits a minute a service (scope `service`), over all nodes, and as many at once; 0 lifts the limit.
     #[arg(long, env = "PARTYLINE_SERVICE_MESSAGES_PER_MINUTE", default_value_t = 6_000)]
     pub service_messages_per_minute: u32,
-    /// Frames a second a connection; 0 lifts the limit.
+    /// Frames a second a connection, beyond as many at once as it may join conversations; what comes faster is read
+    /// later. 0 lifts the limit.
     #[arg(long, env = "PARTYLINE_FRAMES_PER_SECOND", default_value_t = 20)]
     pub frames_per_second: u32,
     /// REST requests a second a user, to one node, and twice as many at once; services have no limit. 0 lifts it.
@@ -129,6 +130,7 @@ impl LimitSettings {
             messages_per_minute,
             messages_burst,
             frames_per_second: self.frames_per_second,
+            frames_burst: self.frames_per_second.max(self.joined_max),
             connections_per_user: self.connections_per_user,
             max_frame_bytes: self.max_frame_bytes as usize,
             max_content_chars: MAX_CONTENT_CHARS,

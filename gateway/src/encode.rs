@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use fastwebsockets::Payload;
-use partyline_shared::wire::{CloseCode, ErrorCode, Refusal};
+use partyline_shared::{
+    ids::ConversationId,
+    wire::{CloseCode, ErrorCode, Refusal},
+};
 use serde::Serialize;
 
 use crate::log::Entry;
@@ -122,11 +125,19 @@ fn place(entry: &Entry) -> String {
 /// The frame of a refusal.
 #[must_use]
 pub fn error(reference: Option<&str>, refusal: &Refusal) -> Frame {
+    error_of(reference, None, refusal)
+}
+
+/// A refusal that concerns one of several conversations.
+#[must_use]
+pub fn error_of(reference: Option<&str>, conversation_id: Option<ConversationId>, refusal: &Refusal) -> Frame {
     #[derive(Serialize)]
     struct Error<'a> {
         r#type: &'static str,
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        conversation_id: Option<ConversationId>,
         code: ErrorCode,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +147,7 @@ pub fn error(reference: Option<&str>, refusal: &Refusal) -> Frame {
         &Error {
             r#type: "error",
             reference,
+            conversation_id,
             code: refusal.code,
             message: &refusal.message,
             retry_after_ms: refusal.retry_after_ms,

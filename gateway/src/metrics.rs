@@ -95,7 +95,8 @@ impl Verb {
             Ok(Command::EditMessage(_)) => 5,
             Ok(Command::DeleteMessage(_)) => 6,
             Ok(Command::RefreshToken(_)) => 7,
-            Err(_) => 8,
+            Ok(Command::JoinConversations(_)) => 8,
+            Err(_) => 9,
         })
     }
 
@@ -125,12 +126,15 @@ pub fn too_many_requests() {
     HANDLES.limited_requests.increment(1);
 }
 
+/// A client sent frames faster than it may, and is read later.
+pub fn frames_delayed() {
+    HANDLES.limited_frames.increment(1);
+}
+
 /// The server closed a socket.
 pub fn closed(code: CloseCode) {
-    match code {
-        CloseCode::TooManyFrames => counter!(RATE_LIMITED, "kind" => "frames").increment(1),
-        CloseCode::Replaced => counter!(RATE_LIMITED, "kind" => "connections").increment(1),
-        _ => {}
+    if code == CloseCode::Replaced {
+        counter!(RATE_LIMITED, "kind" => "connections").increment(1);
     }
     counter!(CONNECTIONS_CLOSED, "reason" => code.as_str()).increment(1);
 }

@@ -265,7 +265,7 @@ async fn serve_http(
             _ = stream.readable() => desk.stay(),
             () = closing.cancelled() => desk.stay(),
         }
-        drop(place);
+        desk.resume(place);
         lent = Lent::new(stream, request, desk.clone(), timeouts);
     }
 }

@@ -24,7 +24,7 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use self::{problem::Problem, session::Session, state::Stage};
+use self::{polling::Place, problem::Problem, session::Session, state::Stage};
 use crate::{
     auth,
     http::{
@@ -61,11 +61,15 @@ struct Asked {
 pub async fn serve(gateway: Arc<Gateway>, desk: Arc<Desk>, request: Request) -> Result<Response, SetAside> {
     let began = Instant::now();
     let (method, uri) = (known(request.method()), request.uri().clone());
-    let mut response = match sort(&gateway, request) {
+    let errand = match desk.resumed() {
+        Some(place) => Errand::Fetch(place),
+        None => sort(&gateway, request),
+    };
+    let mut response = match errand {
         Errand::Done(response) => response,
-        Errand::Fetch(session) => match polling::glance(&gateway, session) {
-            Ok(response) => response,
-            Err(place) => {
+        Errand::Fetch(place) => match place.look(&gateway) {
+            Some(response) => response,
+            None => {
                 let target = uri.path_and_query().map_or("", |target| target.as_str());
                 match desk.set_aside(target, place) {
                     Ok(()) => return Err(SetAside),
@@ -87,7 +91,7 @@ pub async fn serve(gateway: Arc<Gateway>, desk: Arc<Desk>, request: Request) -> 
 /// What a request is for.
 enum Errand {
     Done(Response),
-    Fetch(Arc<Session>),
+    Fetch(Place),
     Bring(Arc<Session>, Body),
 }
 
@@ -123,7 +127,7 @@ fn sort(gateway: &Arc<Gateway>, mut request: Request) -> Errand {
     match (is_websocket, request.method()) {
         (true, &Method::GET) => upgrade(gateway, session, &mut request),
         _ if session.stage() == Stage::WebSocket => Problem::BadRequest.into(),
-        (false, &Method::GET) => Errand::Fetch(session),
+        (false, &Method::GET) => Errand::Fetch(Place::new(session)),
         (false, &Method::POST) => Errand::Bring(session, request.into_body()),
         _ => Problem::BadRequest.into(),
     }

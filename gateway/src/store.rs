@@ -11,7 +11,7 @@ mod row;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A statement that takes longer is given up: every query here is answered by an index.
 const STATEMENT_TIMEOUT_MS: &str = "10000";
 
+/// How long Postgres may take to answer what a socket's command reads: the connection's other commands wait meanwhile.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Between attempts to reach Postgres while it is away.
 const PROBE_GAP: Duration = Duration::from_millis(200);
 
@@ -43,6 +46,8 @@ const PROBE_GAP: Duration = Duration::from_millis(200);
 pub struct Store {
     pool: PgPool,
     away: Arc<AtomicBool>,
+    /// Counts the answers to what commands read.
+    answers: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -66,7 +71,7 @@ impl Store {
 
     #[must_use]
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool, away: Arc::default() }
+        Self { pool, away: Arc::default(), answers: Arc::default() }
     }
 
     #[must_use]
@@ -86,6 +91,20 @@ impl Store {
             return Err(sqlx::Error::PoolTimedOut);
         }
         self.pool.acquire().await.inspect_err(|_| self.missed())
+    }
+
+    /// Runs a query of a command, which doesn't wait for Postgres as long as other requests do.
+    async fn in_time<T>(&self, query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let before = self.answers.load(Ordering::Relaxed);
+        if let Ok(answer) = tokio::time::timeout(COMMAND_TIMEOUT, query).await {
+            self.answers.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+            return answer;
+        }
+        // If others were answered meanwhile, Postgres is only busy.
+        if self.answers.load(Ordering::Relaxed) == before {
+            self.missed();
+        }
+        Err(sqlx::Error::PoolTimedOut)
     }
 
     /// Postgres did not answer: it counts as away until it does.

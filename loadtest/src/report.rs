@@ -88,6 +88,7 @@ mod tests {
             messages_per_minute: 10,
             messages_burst: 10,
             frames_per_second: 20,
+            frames_burst: 500,
             connections_per_user: 10,
             max_frame_bytes: 20_480,
             max_content_chars: 1_000,

@@ -17,6 +17,7 @@ pub const SUBPROTOCOL: &str = "partyline.v1";
 pub const BEARER_SUBPROTOCOL_PREFIX: &str = "bearer.";
 /// The longest `ref`, in bytes.
 pub const MAX_REF_BYTES: usize = 128;
+const REF_RULE: &str = "ref is a string of at most 128 bytes";
 /// The longest content, in Unicode code points after trimming.
 pub const MAX_CONTENT_CHARS: usize = 1_000;
 /// The largest metadata, in bytes of JSON as it came.
@@ -25,6 +26,10 @@ pub const MAX_METADATA_BYTES: usize = 4_096;
 pub const DEFAULT_PAGE: u32 = 50;
 /// The largest page.
 pub const MAX_PAGE: u32 = 200;
+/// Conversations in one `join_conversations`.
+pub const MAX_JOINS: usize = 100;
+/// What this server can do beyond the first version of the protocol; `welcome` names it.
+pub const FEATURES: &[&str] = &["join_conversations"];
 
 /// Why a request was refused: stable, one table for WebSocket, Socket.IO and REST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -149,12 +154,15 @@ pub enum CloseCode {
     Draining,
     /// The client reads slower than its conversations speak; come back with `after`.
     TooSlow,
-    /// A newer connection of the same person took this one's place.
+    /// A newer connection of the same person took this one's place. A client that came back by itself would replace
+    /// another one: it waits until somebody uses it.
     Replaced,
     /// The log was lost and begun again (new `epoch`): join again.
     LogRestarted,
-    /// More frames a second than allowed.
+    /// More frames a second than allowed. This version doesn't send it: it reads later.
     TooManyFrames,
+    /// Socket.IO: a request brought packets while another one did.
+    OverlappingRequests,
     /// The token ended and was not renewed.
     TokenExpired,
     /// The client broke the WebSocket protocol or its limits.
@@ -168,8 +176,9 @@ impl CloseCode {
             Self::IdleTimeout => 4000,
             Self::Draining => 4001,
             Self::TooSlow => 4008,
-            Self::Replaced => 4009,
+            Self::Replaced => 4509,
             Self::LogRestarted => 4010,
+            Self::OverlappingRequests => 4011,
             Self::TooManyFrames => 4029,
             Self::TokenExpired => 4401,
             Self::ProtocolError => 4500,
@@ -185,6 +194,7 @@ impl CloseCode {
             Self::TooSlow => "too_slow",
             Self::Replaced => "replaced",
             Self::LogRestarted => "log_restarted",
+            Self::OverlappingRequests => "overlapping_requests",
             Self::TooManyFrames => "too_many_frames",
             Self::TokenExpired => "token_expired",
             Self::ProtocolError => "protocol_error",
@@ -198,6 +208,9 @@ pub struct Limits {
     pub messages_per_minute: u32,
     pub messages_burst: u32,
     pub frames_per_second: u32,
+    /// Frames that a rested connection may send at once; a server that tells it reads what comes faster later.
+    #[serde(default)]
+    pub frames_burst: u32,
     pub connections_per_user: u32,
     pub max_frame_bytes: usize,
     pub max_content_chars: usize,
@@ -211,6 +224,7 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub enum Command {
     JoinConversation(JoinConversation),
+    JoinConversations(JoinConversations),
     LeaveConversation(LeaveConversation),
     SendMessage(SendMessage),
     Typing(Typing),
@@ -228,6 +242,7 @@ impl Command {
     pub fn parse(kind: &str, fields: &str) -> Result<Self, Refusal> {
         match kind {
             "join_conversation" => body(fields).map(Self::JoinConversation),
+            "join_conversations" => body(fields).and_then(JoinConversations::checked).map(Self::JoinConversations),
             "leave_conversation" => body(fields).map(Self::LeaveConversation),
             "send_message" => body(fields).map(Self::SendMessage),
             "typing" => body(fields).map(Self::Typing),
@@ -246,6 +261,33 @@ pub struct JoinConversation {
     /// The last `seq` that the client holds.
     #[serde(default, deserialize_with = "seq::optional")]
     pub after: Option<Seq>,
+}
+
+/// Joins many conversations; each is answered by itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct JoinConversations {
+    pub conversations: Vec<JoinOfMany>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct JoinOfMany {
+    /// Repeated in this conversation's answer; without it the `ref` of the command is.
+    #[serde(rename = "ref", default)]
+    pub reference: Option<String>,
+    #[serde(flatten)]
+    pub join: JoinConversation,
+}
+
+impl JoinConversations {
+    fn checked(self) -> Result<Self, Refusal> {
+        if !(1..=MAX_JOINS).contains(&self.conversations.len()) {
+            return Err(Refusal::new(ErrorCode::BadRequest, format!("conversations has 1 to {MAX_JOINS} entries")));
+        }
+        if self.conversations.iter().filter_map(|it| it.reference.as_ref()).any(|it| it.len() > MAX_REF_BYTES) {
+            return Err(Refusal::new(ErrorCode::BadRequest, REF_RULE));
+        }
+        Ok(self)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -337,9 +379,7 @@ impl Request {
         let reference = match envelope.reference.map(|raw| serde_json::from_str::<Option<String>>(raw.get())) {
             None | Some(Ok(None)) => None,
             Some(Ok(Some(reference))) if reference.len() <= MAX_REF_BYTES => Some(reference),
-            Some(_) => {
-                return refuse(ErrorCode::BadRequest, format!("ref is a string of at most {MAX_REF_BYTES} bytes"));
-            }
+            Some(_) => return refuse(ErrorCode::BadRequest, REF_RULE.into()),
         };
         let Some(kind) = envelope.kind else {
             return Self { reference, command: Err(Refusal::new(ErrorCode::BadRequest, "type is missing")) };
@@ -370,6 +410,24 @@ mod tests {
         assert_eq!(code("{\"type\":\"dance\"}"), ErrorCode::UnknownType);
         assert_eq!(code("{\"type\":\"join_conversation\",\"conversation_id\":\"x\"}"), ErrorCode::BadRequest);
         assert_eq!(code("{\"type\":\"typing\",\"ref\":5}"), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn join_conversations_is_a_list_of_joins() {
+        let id = "0198f0a2-0000-7000-8000-000000000001";
+        let text = format!(
+            "{{\"type\":\"join_conversations\",\"ref\":\"all\",\"conversations\":[{{\"conversation_id\":\"{id}\"}},\
+             {{\"conversation_id\":\"{id}\",\"after\":7,\"ref\":\"b\"}}]}}"
+        );
+        let Ok(Command::JoinConversations(joins)) = Request::parse(&text).command else { panic!("{text}") };
+        let read: Vec<_> = joins.conversations.iter().map(|it| (it.reference.as_deref(), it.join.after)).collect();
+        assert_eq!(read, [(None, None), (Some("b"), Some(7))]);
+        let list = |entries: &str| format!("{{\"type\":\"join_conversations\",\"conversations\":[{entries}]}}");
+        let entry = format!("{{\"conversation_id\":\"{id}\"}}");
+        assert_eq!(code(&list("")), ErrorCode::BadRequest);
+        assert_eq!(code(&list(&vec![entry; MAX_JOINS + 1].join(","))), ErrorCode::BadRequest);
+        let long = "x".repeat(MAX_REF_BYTES + 1);
+        assert_eq!(code(&list(&format!("{{\"conversation_id\":\"{id}\",\"ref\":\"{long}\"}}"))), ErrorCode::BadRequest);
     }
 
     #[test]

@@ -41,6 +41,8 @@ struct State {
     keeping: Keeping,
     waiting: Option<Place>,
     stream: Option<TcpStream>,
+    /// The place of the request that is read again.
+    resumed: Option<Place>,
 }
 
 /// What the connection waits for, which decides how long it may wait.
@@ -94,6 +96,16 @@ impl Desk {
         let mut state = self.0.lock();
         let (place, stream) = (state.waiting.take()?, state.stream.take()?);
         Some(Waiting { place, stream, request: std::mem::take(&mut state.read) })
+    }
+
+    /// The request that was set aside is read again, and keeps its place.
+    pub fn resume(&self, place: Place) {
+        self.0.lock().resumed = Some(place);
+    }
+
+    /// The place of the request under way, if it was set aside before.
+    pub fn resumed(&self) -> Option<Place> {
+        self.0.lock().resumed.take()
     }
 
     fn note(&self, bytes: &[u8]) {

@@ -8,13 +8,14 @@ use partyline_shared::{
 
 use super::handles::*;
 
-const CLOSES: [CloseCode; 8] = [
+const CLOSES: [CloseCode; 9] = [
     CloseCode::IdleTimeout,
     CloseCode::Draining,
     CloseCode::TooSlow,
     CloseCode::Replaced,
     CloseCode::LogRestarted,
     CloseCode::TooManyFrames,
+    CloseCode::OverlappingRequests,
     CloseCode::TokenExpired,
     CloseCode::ProtocolError,
 ];
@@ -82,7 +83,7 @@ fn clients() {
     describe_gauge!(ROOM_MEMBERS, "Sockets in these conversations, counted once for each");
     describe_counter!(COMMANDS, "Frames done, by command and outcome (ok, refused, failed: the server's fault)");
     describe_counter!(REFUSALS, "Requests refused, by error code");
-    describe_counter!(RATE_LIMITED, "What was over a limit, by kind (messages, frames, connections, requests)");
+    describe_counter!(RATE_LIMITED, "What was over a limit, by kind (messages, frames that were read later, connections, requests)");
     describe_gauge!(QUEUE_BYTES, Unit::Bytes, "Bytes that wait for slow readers, all sockets together");
     describe_gauge!(QUEUE_SOCKETS, "Sockets for which something waits");
     describe_gauge!(QUEUE_AGE, Unit::Seconds, "How long the slowest of them has had something waiting");

@@ -48,7 +48,7 @@ pub(super) const LIMITS: [&str; 4] = ["messages", "frames", "connections", "requ
 /// How a command ended.
 pub(super) const OUTCOMES: [&str; 3] = ["ok", "refused", "failed"];
 /// What a socket may ask for; the last one is what nobody could read.
-pub(super) const VERBS: [&str; 9] = [
+pub(super) const VERBS: [&str; 10] = [
     "join_conversation",
     "leave_conversation",
     "send_message",
@@ -57,6 +57,7 @@ pub(super) const VERBS: [&str; 9] = [
     "edit_message",
     "delete_message",
     "refresh_token",
+    "join_conversations",
     "unreadable",
 ];
 
@@ -70,6 +71,7 @@ pub(super) struct Handles {
     pub(super) commands: [[Counter; OUTCOMES.len()]; VERBS.len()],
     pub(super) limited_messages: Counter,
     pub(super) limited_requests: Counter,
+    pub(super) limited_frames: Counter,
     pub(super) queue_bytes: Gauge,
     pub(super) queue_sockets: Gauge,
     pub(super) queue_age: Gauge,
@@ -108,6 +110,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     commands: VERBS.map(|verb| OUTCOMES.map(|outcome| counter!(COMMANDS, "command" => verb, "outcome" => outcome))),
     limited_messages: counter!(RATE_LIMITED, "kind" => "messages"),
     limited_requests: counter!(RATE_LIMITED, "kind" => "requests"),
+    limited_frames: counter!(RATE_LIMITED, "kind" => "frames"),
     queue_bytes: gauge!(QUEUE_BYTES),
     queue_sockets: gauge!(QUEUE_SOCKETS),
     queue_age: gauge!(QUEUE_AGE),

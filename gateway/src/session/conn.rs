@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,11 @@ use crate::{
     metrics::{ConnectionGuard, Protocol},
     room::Room,
 };
+
+/// Between two looks at a queue without room.
+const ROOM_CHECK: Duration = Duration::from_millis(20);
+/// How long a command waits for a client to read.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection types, so that it ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +62,9 @@ pub trait Remote: fmt::Debug + Send + Sync {
 
     /// What waits for a slow reader: bytes, and since when in node milliseconds.
     fn waiting(&self) -> Option<(usize, u64)>;
+
+    /// Whether the queue has room for the answer of one more command.
+    fn has_room(&self) -> bool;
 }
 
 /// The way to a client.
@@ -133,6 +142,20 @@ impl Conn {
         match &self.link {
             Link::Native(pipe) => pipe.waiting(),
             Link::SocketIo(remote) => remote.waiting(),
+        }
+    }
+
+    /// Waits until the queue has room for one more answer, so that a client that asks faster than it reads is answered
+    /// later and not closed. Not for ever: the queue's limit sees to one that doesn't read at all.
+    pub async fn has_room(&self) {
+        let has_room = || match &self.link {
+            Link::Native(pipe) => pipe.has_room(),
+            Link::SocketIo(remote) => remote.has_room(),
+        };
+        let mut waited = Duration::ZERO;
+        while !has_room() && waited < ROOM_TIMEOUT {
+            tokio::time::sleep(ROOM_CHECK).await;
+            waited += ROOM_CHECK;
         }
     }
 

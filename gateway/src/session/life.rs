@@ -5,7 +5,7 @@ use std::sync::Arc;
 use partyline_shared::{
     ids::UserId,
     timestamp::Timestamp,
-    wire::{CloseCode, Limits},
+    wire::{CloseCode, FEATURES, Limits},
 };
 use serde::Serialize;
 
@@ -24,6 +24,7 @@ struct Welcome<'a> {
     server_time: Timestamp,
     heartbeat_ms: u64,
     limits: &'a Limits,
+    features: &'static [&'static str],
 }
 
 #[derive(Serialize)]
@@ -51,6 +52,7 @@ pub fn arrive(gateway: &Gateway, conn: &Arc<Conn>) {
             server_time: Timestamp::now(),
             heartbeat_ms: told.ping_interval_ms,
             limits: &told,
+            features: FEATURES,
         },
         Class::Durable,
     ));

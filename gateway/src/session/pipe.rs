@@ -25,6 +25,11 @@ use crate::{
 /// Bytes that protocol answers (pongs) may add to a queue that its reader doesn't empty.
 const CONTROL_ALLOWANCE: usize = 4_096;
 
+/// [`Pipe::last_heard`] of a client that is not read.
+const NOT_READ: u32 = u32::MAX;
+/// The room that the queue has when a command begins: its answer may be a page of events, with the participants.
+const ANSWER_BYTES: usize = 512 * 1_024;
+
 /// What waits for one client, and where it goes.
 #[derive(Debug)]
 pub struct Pipe<W> {
@@ -274,9 +279,25 @@ impl<W: Wire> Pipe<W> {
         self.heard.store(now, Ordering::Relaxed);
     }
 
-    /// The last sign of life, in node seconds.
+    /// Tells whether the connection's task reads. While it doesn't, silence is not the client's.
+    pub fn set_reading(&self, reads: bool) {
+        let was_reading = self.heard.load(Ordering::Relaxed) != NOT_READ;
+        if reads != was_reading {
+            self.heard.store(if reads { clock::seconds() } else { NOT_READ }, Ordering::Relaxed);
+        }
+    }
+
+    /// The last sign of life, in node seconds; later than any if the client is not read.
     #[must_use]
     pub fn last_heard(&self) -> u32 {
         self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Whether the queue has room for the answer of one more command.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let out = self.out.lock();
+        let bytes = out.queue.bytes();
+        bytes == 0 || bytes + ANSWER_BYTES <= self.limit as usize || out.closing == Closing::Sent
     }
 }

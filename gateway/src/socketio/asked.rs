@@ -11,10 +11,6 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::clock;
-
-/// How long a `temp_id` names a message at least, and half of how long at most, in seconds.
-const TEMP_ID_SECONDS: u64 = 600;
 /// Under which `temp_id`s become UUIDs (RFC 9562, version 5).
 const NAMESPACE: Uuid = Uuid::from_u128(0x5f0c_2a51_93f4_4c6e_8b1d_70a4_6c29_e3d8);
 
@@ -24,26 +20,23 @@ pub struct Asked {
     pub command: Result<Command, Refusal>,
     /// The client's own name for a message, as JSON.
     pub temp_id: Option<Box<str>>,
-    /// What the same message would have been called a while ago, if its name comes from a `temp_id`.
-    pub formerly: Option<ClientId>,
 }
 
 impl Asked {
-    /// Reads an event of a user.
+    /// Reads an event of a user; `page` tells the pages of one user apart, and is the same after a reconnection.
     #[must_use]
-    pub fn read(name: &str, argument: Option<&RawValue>, user: &UserId) -> Self {
-        let mut asked =
-            Self { command: Err(bad_request("an event carries one object")), temp_id: None, formerly: None };
+    pub fn read(name: &str, argument: Option<&RawValue>, user: &UserId, page: Uuid) -> Self {
+        let mut asked = Self { command: Err(bad_request("an event carries one object")), temp_id: None };
         let Some(fields) = argument.map(RawValue::get).filter(|text| text.starts_with('{')) else { return asked };
         asked.command = match name {
-            "send_message" => asked.read_message(fields, user),
+            "send_message" => asked.read_message(fields, user, page),
             "mark_read" => read_marker(fields),
             _ => Command::parse(name, fields),
         };
         asked
     }
 
-    fn read_message(&mut self, fields: &str, user: &UserId) -> Result<Command, Refusal> {
+    fn read_message(&mut self, fields: &str, user: &UserId, page: Uuid) -> Result<Command, Refusal> {
         #[derive(Deserialize)]
         struct Names<'a> {
             client_id: Option<IgnoredAny>,
@@ -62,13 +55,7 @@ impl Asked {
         if names.client_id.is_some() {
             return Command::parse("send_message", fields);
         }
-        let client_id = if self.temp_id.is_some() {
-            let period = clock::unix_seconds().unsigned_abs() / TEMP_ID_SECONDS;
-            self.formerly = Some(derived(user, fields, period.saturating_sub(1)));
-            derived(user, fields, period)
-        } else {
-            ClientId::generate()
-        };
+        let client_id = if self.temp_id.is_some() { derived(user, page, fields) } else { ClientId::generate() };
         Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\""))?)
     }
 }
@@ -100,11 +87,42 @@ fn with_field(object: &str, name: &str, json: &str) -> Result<String, Refusal> {
     set().map_err(|error| bad_request(error.to_string()))
 }
 
-/// A client that repeats a message repeats it whole; one that counts its `temp_id`s from 1 in every session means
-/// another message. So everything that was emitted goes into the name, and the time, roughly.
-fn derived(user: &UserId, fields: &str, period: u64) -> ClientId {
-    let name = [user.as_str().as_bytes(), &[0], &period.to_be_bytes(), fields.as_bytes()].concat();
+/// A client that repeats a message repeats it whole, from the page that made its `temp_id`. Another page may count its
+/// `temp_id`s from 1 as well, and means another message by the same words.
+fn derived(user: &UserId, page: Uuid, fields: &str) -> ClientId {
+    let name = [user.as_str().as_bytes(), &[0], page.as_bytes(), fields.as_bytes()].concat();
     ClientId(Uuid::new_v5(&NAMESPACE, &name))
+}
+
+/// Tells the pages of one user apart, as far as a client can: by a `nonce` of its own, or by the `pid` that this server
+/// gave it for this purpose and that it brings back when it reconnects (Socket.IO 4.6 and later).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub id: Uuid,
+    /// Counts the page's connections: a client that gets back the `pid` that it brought takes its rooms for kept.
+    connection: u64,
+}
+
+impl Page {
+    /// The page behind a connection, from what the client authenticates with.
+    #[must_use]
+    pub fn of(nonce: Option<&str>, pid: Option<&str>) -> Self {
+        let brought = pid.and_then(|pid| {
+            let (id, connection) = pid.split_once('.')?;
+            Some(Self { id: id.parse().ok()?, connection: connection.parse::<u64>().ok()?.wrapping_add(1) })
+        });
+        let mut page = brought.unwrap_or_else(|| Self { id: Uuid::new_v4(), connection: 1 });
+        if let Some(nonce) = nonce {
+            page.id = Uuid::new_v5(&NAMESPACE, nonce.as_bytes());
+        }
+        page
+    }
+
+    /// What the client gets, to bring it back.
+    #[must_use]
+    pub fn pid(&self) -> String {
+        format!("{}.{}", self.id.simple(), self.connection)
+    }
 }
 
 #[cfg(test)]
@@ -115,9 +133,11 @@ mod tests {
 
     const CONVERSATION: &str = "\"conversation_id\":\"0198f0a2-0000-7000-8000-000000000001\"";
 
+    const PAGE: Uuid = Uuid::from_u128(7);
+
     fn asked(name: &str, fields: &str, user: &str) -> Asked {
         let raw = RawValue::from_string(fields.into()).unwrap();
-        Asked::read(name, Some(&raw), &UserId::new(user).unwrap())
+        Asked::read(name, Some(&raw), &UserId::new(user).unwrap(), PAGE)
     }
 
     fn sent(fields: &str, user: &str) -> (SendMessage, Option<Box<str>>) {
@@ -131,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temp_id_names_what_was_emitted_by_whom() {
+    fn a_temp_id_names_what_a_page_of_a_user_emitted() {
         let hi = "\"content\":\"hi\",\"temp_id\":\"1\"";
         let (first, temp_id) = sent(hi, "u");
         assert_eq!(temp_id.as_deref(), Some("\"1\""));
@@ -142,8 +162,24 @@ mod tests {
         assert_ne!(sent("\"content\":\"hi\",\"temp_id\":\"2\"", "u").0.client_id, first.client_id);
         assert_eq!(sent("\"content\":\"hi\",\"temp_id\":17", "u").1.as_deref(), Some("17"));
         let user = UserId::new("u").unwrap();
-        assert_eq!(derived(&user, "x", 7), derived(&user, "x", 7));
-        assert_ne!(derived(&user, "x", 7), derived(&user, "x", 8));
+        assert_eq!(derived(&user, PAGE, "x"), derived(&user, PAGE, "x"));
+        assert_ne!(derived(&user, PAGE, "x"), derived(&user, Uuid::from_u128(8), "x"));
+    }
+
+    #[test]
+    fn a_page_is_known_by_its_nonce_or_by_the_pid_that_it_brings_back() {
+        let first = Page::of(None, None);
+        assert_ne!(Page::of(None, None).id, first.id);
+        let again = Page::of(None, Some(&first.pid()));
+        assert_eq!(again.id, first.id);
+        assert_ne!(again.pid(), first.pid());
+        assert_eq!(Page::of(None, Some(&again.pid())).id, first.id);
+        let named = Page::of(Some("n"), None);
+        assert_eq!(Page::of(Some("n"), Some(&first.pid())).id, named.id);
+        assert_ne!(Page::of(Some("m"), None).id, named.id);
+        for not_ours in ["", "x", "x.1", "0198f0a2000070008000000000000001", "0198f0a2000070008000000000000001.x"] {
+            assert_eq!(Page::of(None, Some(not_ours)).connection, 1, "{not_ours}");
+        }
     }
 
     #[test]
@@ -173,7 +209,7 @@ mod tests {
         assert_eq!(code("send_message", &format!("{{\"temp_id\":\"{}\"}}", "x".repeat(127))), ErrorCode::BadRequest);
         assert_eq!(code("send_message", "[]"), ErrorCode::BadRequest);
         assert_eq!(code("mark_read", "{}"), ErrorCode::BadRequest);
-        let none = Asked::read("typing", None, &UserId::new("u").unwrap()).command;
+        let none = Asked::read("typing", None, &UserId::new("u").unwrap(), PAGE).command;
         assert_eq!(none.unwrap_err().code, ErrorCode::BadRequest);
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use partyline_shared::wire::{Command, ErrorCode, Refusal, Request};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    asked::Asked,
+    asked::{Asked, Page},
     late,
     packet::{Violation, parse_event},
     session::Session,
@@ -21,6 +21,7 @@ use crate::{
         conn::{Conn, Link},
         life,
     },
+    ws::reader::Last,
 };
 
 /// The longest name of an event that is repeated in an answer, in bytes.
@@ -34,6 +35,9 @@ pub(super) async fn run(gateway: Arc<Gateway>, session: Arc<Session>) {
             Turn::Event { id, json } => event(&gateway, &session, id, &json).await,
             // A client that leaves the only namespace closes the transport next.
             Turn::Disconnect => session.hang_up(&gateway),
+            Turn::Last(Last::Close(payload)) => session.pipe.close_echo(&payload),
+            Turn::Last(Last::Violation(code)) => session.break_off(Violation(code)),
+            Turn::Violation(violation) => session.break_off(violation),
         }
     }
 }
@@ -47,7 +51,9 @@ async fn connect(gateway: &Arc<Gateway>, session: &Arc<Session>, namespace: &str
         Who::Stranger { bearer } => bearer.clone(),
         Who::Known(_) | Who::Gone => return,
     };
-    let identity = match token(auth, bearer) {
+    let auth = Auth::read(auth);
+    let token = auth.as_ref().map_err(Refusal::clone).and_then(|auth| auth.token(bearer));
+    let identity = match token {
         Ok(token) => gateway.chat.verifier.verify_or_refresh(&token).await,
         Err(refusal) => Err(refusal),
     };
@@ -60,12 +66,18 @@ async fn connect(gateway: &Arc<Gateway>, session: &Arc<Session>, namespace: &str
             return say(session, &format!("44{refusal}"));
         }
     };
+    let auth = auth.unwrap_or_default();
+    let page =
+        Page::of(auth.nonce.as_ref().map(Value::to_string).as_deref(), auth.pid.as_ref().and_then(Value::as_str));
     let conn = Conn::new(gateway.chat.registry.next_id(), identity, Link::SocketIo(session.clone()));
     // Held until all know the connection: whoever ends the session finds it, or comes before.
     let mut who = session.who.lock();
     if matches!(*who, Who::Stranger { .. }) {
-        say(session, &format!("40{}", json!({ "sid": format!("{}-{}", gateway.chat.node, conn.id) })));
+        let sid = format!("{}-{}", gateway.chat.node, conn.id);
+        say(session, &format!("40{}", json!({ "sid": sid, "pid": page.pid() })));
+        let _ = session.page.set(page.id);
         life::arrive(gateway, &conn);
+        session.frames.raise_burst(gateway.chat.config.limits.joined_max);
         *who = Who::Known(conn);
     }
 }
@@ -74,22 +86,30 @@ fn say(session: &Session, packet: &str) {
     session.pipe.send_control(late::text(packet));
 }
 
-/// The token that a client brought.
-fn token(auth: Option<&str>, bearer: Option<String>) -> Result<String, Refusal> {
-    #[derive(Deserialize)]
-    struct Auth {
-        token: Option<String>,
+/// What a client authenticates with.
+#[derive(Default, Deserialize)]
+struct Auth {
+    token: Option<String>,
+    /// The client's own name for its page.
+    nonce: Option<Value>,
+    /// What an earlier connection of the page was given.
+    pid: Option<Value>,
+}
+
+impl Auth {
+    fn read(json: Option<&str>) -> Result<Self, Refusal> {
+        let Some(json) = json else { return Ok(Self::default()) };
+        serde_json::from_str(json)
+            .map_err(|error| Refusal::new(ErrorCode::TokenInvalid, format!("auth is no object with a token: {error}")))
     }
-    let auth = match auth {
-        Some(json) => serde_json::from_str::<Auth>(json).map_err(|error| {
-            Refusal::new(ErrorCode::TokenInvalid, format!("auth is no object with a token: {error}"))
-        })?,
-        None => Auth { token: None },
-    };
-    let token = auth.token.map(|token| token.strip_prefix("Bearer ").map(str::to_owned).unwrap_or(token));
-    token.or(bearer).ok_or_else(|| {
-        Refusal::new(ErrorCode::TokenInvalid, "a token is needed: auth: { token }, or Authorization: Bearer")
-    })
+
+    /// The token, which may have come with the handshake as well.
+    fn token(&self, bearer: Option<String>) -> Result<String, Refusal> {
+        let token = self.token.as_deref().map(|token| token.strip_prefix("Bearer ").unwrap_or(token).to_owned());
+        token.or(bearer).ok_or_else(|| {
+            Refusal::new(ErrorCode::TokenInvalid, "a token is needed: auth: { token }, or Authorization: Bearer")
+        })
+    }
 }
 
 async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, json: &str) {
@@ -99,20 +119,18 @@ async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, 
     };
     let Ok((name, argument)) = parse_event(json) else { return session.break_off(Violation("bad_packet")) };
     let chat = &gateway.chat;
-    let mut asked = Asked::read(&name, argument, &conn.user_id);
-    let mut client_id = None;
-    if let Ok(Command::SendMessage(message)) = &mut asked.command {
-        if let Some(formerly) = asked.formerly {
-            // Sent before the clock went on to the next period, and now repeated?
-            let sent = chat.sent.find(message.conversation_id, &conn.user_id, formerly).await;
-            if matches!(sent, Ok(Some(_))) {
-                message.client_id = formerly;
-            }
-        }
-        client_id = Some(message.client_id);
+    let asked = Asked::read(&name, argument, &conn.user_id, session.page.get().copied().unwrap_or_default());
+    let client_id = if let Ok(Command::SendMessage(message)) = &asked.command { Some(message.client_id) } else { None };
+    if let Ok(Command::JoinConversations(joins)) = &asked.command {
+        // Each of them costs what a packet of its own costs.
+        session.frames.count(u32::try_from(joins.conversations.len().saturating_sub(1)).unwrap_or(u32::MAX));
     }
+    conn.has_room().await;
     let event = if name.len() <= NAME_BYTES { json!(name).to_string() } else { String::new() };
-    session.voice.lock().begin(Reply { id, event, temp_id: asked.temp_id }, client_id);
+    session
+        .voice
+        .lock()
+        .begin(Reply { id, event, temp_id: asked.temp_id, is_for_many: name == "join_conversations" }, client_id);
     command::run(chat, &conn, Request { reference: None, command: asked.command }).await;
     let mut voice = session.voice.lock();
     if let Some(answer) = voice.end() {

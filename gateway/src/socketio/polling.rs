@@ -20,23 +20,45 @@ use super::{
     packet::Violation,
     problem::Problem,
     session::Session,
-    state::Stage,
+    state::{Stage, Who},
 };
-use crate::{clock, server::Gateway};
+use crate::{clock, metrics, server::Gateway};
 
-const OVERLAP: Violation = Violation("overlapping_requests");
+/// Packets of the largest size that one request may bring: some clients send all that they have in one.
+const PACKETS_A_BODY: usize = 16;
 
-/// The one request for packets that a session may have under way.
+/// A request for packets. A newer one of the same session takes its place: browsers and proxies repeat requests.
 #[derive(Debug)]
-pub struct Place(Arc<Session>);
+pub struct Place {
+    session: Arc<Session>,
+    /// Which of the session's requests it is.
+    number: u64,
+}
 
 impl Place {
+    /// The session's newest request.
+    #[must_use]
+    pub fn new(session: Arc<Session>) -> Self {
+        session.pipe.heard(clock::seconds());
+        let number = session.polls.fetch_add(1, Ordering::AcqRel) + 1;
+        session.poll_ends.notify_waiters();
+        Self { session, number }
+    }
+
+    fn is_replaced(&self) -> bool {
+        self.session.polls.load(Ordering::Acquire) != self.number
+    }
+
     /// Waits until there is something to answer.
     pub async fn has_news(&self) {
-        let session = &self.0;
+        let session = &self.session;
         loop {
             let mut ends = std::pin::pin!(session.poll_ends.notified());
             ends.as_mut().enable();
+            if self.is_replaced() {
+                // What woke this one may have been for the newer one.
+                return session.pipe.wake();
+            }
             if session.pipe.has_waiting() || session.pipe.is_gone() || session.stage() > Stage::Probing {
                 return;
             }
@@ -48,10 +70,13 @@ impl Place {
     }
 
     /// What there is to answer now.
-    fn look(&self, gateway: &Arc<Gateway>) -> Option<Response> {
-        let session = &self.0;
+    pub fn look(&self, gateway: &Arc<Gateway>) -> Option<Response> {
+        let session = &self.session;
         if session.pipe.is_gone() {
             return Some(text(CLOSE.into()));
+        }
+        if self.is_replaced() {
+            return Some(text(NOOP.into()));
         }
         let (stage, was_closing) = (session.stage(), session.pipe.is_closing());
         let waiting = if stage == Stage::WebSocket { Vec::new() } else { session.pipe.take() };
@@ -71,26 +96,6 @@ impl Place {
             text(CLOSE.into())
         })
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.polled.store(false, Ordering::Release);
-    }
-}
-
-/// Answers a request for packets at once, if there is an answer.
-///
-/// # Errors
-/// Its place, from where it has to wait.
-pub fn glance(gateway: &Arc<Gateway>, session: Arc<Session>) -> Result<Response, Place> {
-    if session.polled.swap(true, Ordering::AcqRel) {
-        session.break_off(OVERLAP);
-        return Ok(Problem::BadRequest.into_response());
-    }
-    session.pipe.heard(clock::seconds());
-    let place = Place(session);
-    place.look(gateway).ok_or(place)
 }
 
 /// Waits for packets; a ping is the last that it waits for.
@@ -115,20 +120,20 @@ impl Drop for Bringing<'_> {
 /// Takes packets, and answers when all that they ask is done: so a client's memory holds what it sends too fast.
 pub async fn post(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Body) -> Response {
     if session.posted.swap(true, Ordering::AcqRel) {
-        session.break_off(OVERLAP);
+        // What the first one brings is perhaps done: a repeat must not do it again. The client comes back.
+        session.pipe.close(CloseCode::OverlappingRequests, None, None);
         return Problem::BadRequest.into_response();
     }
     let _bringing = Bringing(&session.posted);
     let limits = &gateway.chat.config.limits;
     let patience = Duration::from_secs(u64::from(limits.handshake_seconds));
-    let Ok(read) = tokio::time::timeout(patience, to_bytes(body, limits.max_frame_bytes as usize)).await else {
+    let packet_bytes = limits.max_frame_bytes as usize;
+    let is_stranger = matches!(*session.who.lock(), Who::Stranger { .. });
+    let body_bytes = if is_stranger { packet_bytes } else { packet_bytes * PACKETS_A_BODY };
+    let Ok(read) = tokio::time::timeout(patience, to_bytes(body, body_bytes)).await else {
         return StatusCode::REQUEST_TIMEOUT.into_response();
     };
-    let Ok(bytes) = read else {
-        session.break_off(Violation("frame_too_large"));
-        over(session).await;
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
+    let Ok(bytes) = read else { return too_large(session).await };
     let Ok(packets) = std::str::from_utf8(&bytes) else {
         session.break_off(Violation("invalid_utf8"));
         over(session).await;
@@ -139,14 +144,30 @@ pub async fn post(gateway: &Arc<Gateway>, session: &Arc<Session>, body: Body) ->
         if session.pipe.is_closing() {
             break;
         }
-        if !packet.starts_with('3') && !session.allows() {
-            session.pipe.close(CloseCode::TooManyFrames, None, Some(1_000));
-            break;
+        if session.is_full() {
+            session.settled().await;
+        }
+        if packet.len() > packet_bytes {
+            // What came before it is done and answered.
+            session.settled().await;
+            return too_large(session).await;
         }
         session.accept(gateway, packet);
+        if !packet.starts_with('3')
+            && let Some(wait) = session.frames.count(1)
+        {
+            metrics::frames_delayed();
+            tokio::time::sleep(wait).await;
+        }
     }
     session.settled().await;
     text("ok".into())
+}
+
+async fn too_large(session: &Session) -> Response {
+    session.break_off(Violation("frame_too_large"));
+    over(session).await;
+    StatusCode::PAYLOAD_TOO_LARGE.into_response()
 }
 
 /// Waits until a client that broke the protocol has fetched the goodbye, or left it for too long. For the official client

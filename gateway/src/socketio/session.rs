@@ -5,12 +5,11 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use governor::DefaultDirectRateLimiter;
 use parking_lot::Mutex;
 use partyline_shared::wire::CloseCode;
 use tokio::sync::Notify;
@@ -28,13 +27,21 @@ use crate::{
     encode::Frame,
     metrics,
     server::Gateway,
-    session::{conn::Remote, life, pipe::Pipe},
-    ws::task::limiter,
+    session::{conn::Remote, frame_limiter::FrameLimiter, life, pipe::Pipe},
+    ws::task::{WAITING_BYTES, WAITING_COMMANDS},
 };
+
+impl Lane {
+    fn is_full(&self) -> bool {
+        self.turns.len() >= WAITING_COMMANDS || self.bytes >= WAITING_BYTES
+    }
+}
 
 #[derive(Debug, Default)]
 struct Lane {
     turns: VecDeque<Turn>,
+    /// Bytes that the turns hold.
+    bytes: usize,
     /// Somebody works through them.
     busy: bool,
 }
@@ -50,13 +57,15 @@ pub struct Session {
     pub pipe: Pipe<Late>,
     pub voice: Mutex<Voice>,
     pub who: Mutex<Who>,
+    /// What tells the client's page from others of the same user.
+    pub page: OnceLock<Uuid>,
     stage: AtomicU8,
-    frames: Option<DefaultDirectRateLimiter>,
+    pub frames: FrameLimiter,
     lane: Mutex<Lane>,
     /// Nothing is left to do.
     idle: Notify,
-    /// A request waits for packets.
-    pub polled: AtomicBool,
+    /// Counts the requests for packets: the newest one gets them.
+    pub polls: AtomicU64,
     /// A request brings packets.
     pub posted: AtomicBool,
     /// Whoever polls shall answer now.
@@ -82,11 +91,12 @@ impl Session {
             pipe: Pipe::new(Late::default(), limits.outbound_queue_bytes),
             voice: Mutex::default(),
             who: Mutex::new(Who::Stranger { bearer }),
+            page: OnceLock::new(),
             stage: AtomicU8::new(Stage::Polling as u8),
-            frames: limiter(limits.frames_per_second),
+            frames: FrameLimiter::new(limits.frames_per_second),
             lane: Mutex::default(),
             idle: Notify::new(),
-            polled: AtomicBool::new(false),
+            polls: AtomicU64::new(0),
             posted: AtomicBool::new(false),
             poll_ends: Notify::new(),
             closing_since: AtomicU32::new(0),
@@ -108,25 +118,24 @@ impl Session {
         self.stage.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether the client may send a packet now.
-    #[must_use]
-    pub fn allows(&self) -> bool {
-        self.frames.as_ref().is_none_or(|frames| frames.check().is_ok())
-    }
-
     /// Takes a packet of the client's.
     pub fn accept(self: &Arc<Self>, gateway: &Arc<Gateway>, text: &str) {
         let turn = match Packet::parse(text) {
             Ok(Packet::Pong | Packet::Nothing) => return,
-            Ok(Packet::Close) => return self.hang_up(gateway),
             Ok(Packet::Connect { namespace, auth }) => {
                 Turn::Connect { namespace: namespace.to_owned(), auth: auth.map(Into::into) }
             }
             Ok(Packet::Event { id, json }) => Turn::Event { id, json: json.to_owned() },
-            Ok(Packet::Disconnect) => Turn::Disconnect,
-            Err(violation) => return self.break_off(violation),
+            Ok(Packet::Disconnect | Packet::Close) => Turn::Disconnect,
+            Err(violation) => Turn::Violation(violation),
         };
+        self.push(gateway, turn);
+    }
+
+    /// Adds what is to be done after all that came before.
+    pub(super) fn push(self: &Arc<Self>, gateway: &Arc<Gateway>, turn: Turn) {
         let mut lane = self.lane.lock();
+        lane.bytes += turn.bytes();
         lane.turns.push_back(turn);
         if !std::mem::replace(&mut lane.busy, true) {
             tokio::spawn(lane::run(gateway.clone(), self.clone()));
@@ -139,7 +148,13 @@ impl Session {
         if self.pipe.is_closing() {
             lane.turns.clear();
         }
+        let was_full = lane.is_full();
         let turn = lane.turns.pop_front();
+        lane.bytes -= turn.as_ref().map_or(lane.bytes, Turn::bytes);
+        if was_full && !lane.is_full() {
+            // The socket is read on.
+            self.pipe.wake();
+        }
         if turn.is_none() {
             // Memory of a burst is given back.
             *lane = Lane::default();
@@ -155,6 +170,12 @@ impl Session {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         !self.lane.lock().busy
+    }
+
+    /// Whether so much waits to be done that no more is taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.lane.lock().is_full()
     }
 
     /// Waits until everything that came is done.
@@ -175,7 +196,7 @@ impl Session {
     }
 
     /// The client is done.
-    pub fn hang_up(&self, gateway: &Arc<Gateway>) {
+    pub fn hang_up(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         if !self.pipe.is_closing() {
             metrics::closed_by_peer();
         }
@@ -183,7 +204,7 @@ impl Session {
     }
 
     /// The session is over.
-    pub fn end(&self, gateway: &Arc<Gateway>) {
+    pub fn end(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         self.pipe.mark_gone();
         self.poll_ends.notify_waiters();
         gateway.socketio.remove(self.sid);
@@ -191,11 +212,15 @@ impl Session {
     }
 
     /// Whoever is behind it leaves the chat; what is left to say may still be fetched.
-    pub fn leave(&self, gateway: &Arc<Gateway>) {
+    pub fn leave(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let who = std::mem::replace(&mut *self.who.lock(), Who::Gone);
         if let Who::Known(conn) = who {
-            let gateway = gateway.clone();
-            tokio::spawn(async move { life::depart(&gateway, &conn).await });
+            let (gateway, session) = (gateway.clone(), self.clone());
+            tokio::spawn(async move {
+                // A join that is in hand would come after the departure, and never leave.
+                session.settled().await;
+                life::depart(&gateway, &conn).await;
+            });
         }
     }
 }
@@ -231,5 +256,9 @@ impl Remote for Session {
 
     fn waiting(&self) -> Option<(usize, u64)> {
         self.pipe.waiting()
+    }
+
+    fn has_room(&self) -> bool {
+        self.pipe.has_room()
     }
 }

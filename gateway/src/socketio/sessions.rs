@@ -75,7 +75,7 @@ pub async fn sweep(gateway: Arc<Gateway>) {
     }
 }
 
-fn look_at(gateway: &Arc<Gateway>, session: &Session, look: Look) {
+fn look_at(gateway: &Arc<Gateway>, session: &Arc<Session>, look: Look) {
     let limits = &gateway.chat.config.limits;
     let is_stranger = matches!(*session.who.lock(), Who::Stranger { .. });
     if is_stranger && look.silence(session.born) > limits.handshake_seconds {

@@ -4,13 +4,17 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
-use super::{late, session::Session, state::Stage};
+use super::{
+    late,
+    session::Session,
+    state::{Stage, Turn},
+};
 use crate::{
     server::Gateway,
     session::pipe::Duty,
     ws::{
         frame::{Decoder, Message},
-        reader::{Ear, Reader},
+        reader::{Ear, Last, Reader, over},
         task::{interest, linger, ready},
     },
 };
@@ -28,17 +32,25 @@ struct Hearing<'a> {
 }
 
 impl Ear for Hearing<'_> {
-    fn allows(&mut self, message: &Message<'_>) -> bool {
+    fn count(&mut self, message: &Message<'_>) -> Option<Duration> {
         // A pong answers our ping, and a close is the last: neither is the client's to hold back.
         match message {
-            Message::Pong | Message::Close(_) => true,
-            Message::Text(text) if text.starts_with('3') => true,
-            _ => self.session.allows(),
+            Message::Pong | Message::Close(_) => None,
+            Message::Text(text) if text.starts_with('3') => None,
+            _ => self.session.frames.count(1),
         }
     }
 
     fn text(&mut self, text: &str) {
         self.session.accept(self.gateway, text);
+    }
+
+    fn last(&mut self, last: Last) {
+        self.session.push(self.gateway, Turn::Last(last));
+    }
+
+    fn is_full(&self) -> bool {
+        self.session.is_full()
     }
 }
 
@@ -58,15 +70,17 @@ async fn live(gateway: &Arc<Gateway>, session: &Arc<Session>, reader: &mut Reade
     let Some(stream) = pipe.wire().stream() else { return };
     let mut hearing = Hearing { gateway, session };
     pipe.write_more();
-    reader.take_early(pipe, &mut hearing);
     loop {
+        let reads = reader.resume(pipe, &mut hearing);
+        pipe.set_reading(reads);
         let idle = session.is_idle();
         let duty = pipe.duty(idle);
-        if duty == Duty::Finish || pipe.is_gone() {
+        if duty == Duty::Finish || pipe.is_gone() || (reader.is_eof() && idle) {
             break;
         }
         let ready = tokio::select! {
-            ready = ready(stream, interest(duty, idle)) => ready,
+            ready = ready(stream, interest(duty, reads)) => ready,
+            () = over(reader.pause()) => continue,
             () = pipe.woken() => continue,
         };
         match ready {
@@ -74,16 +88,16 @@ async fn live(gateway: &Arc<Gateway>, session: &Arc<Session>, reader: &mut Reade
                 if ready.is_writable() {
                     pipe.write_more();
                 }
-                if ready.is_readable() && session.is_idle() && !reader.read(stream, pipe, &mut hearing) {
-                    return;
+                if ready.is_readable() && reads {
+                    reader.read(stream, pipe, &mut hearing);
                 }
             }
-            Err(_) => return,
+            Err(_) => break,
         }
     }
     // A message that was begun is stored, and answered if somebody is there.
     session.settled().await;
-    if !pipe.is_gone() {
+    if !pipe.is_gone() && !reader.is_eof() {
         linger(stream).await;
     }
 }

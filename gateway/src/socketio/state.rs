@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::session::conn::Conn;
+use super::packet::Violation;
+use crate::{session::conn::Conn, ws::reader::Last};
 
 /// What a session's packets go over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +31,22 @@ pub enum Turn {
         json: String,
     },
     Disconnect,
+    /// What a WebSocket's client sent last.
+    Last(Last),
+    /// What breaks the protocol.
+    Violation(Violation),
+}
+
+impl Turn {
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Connect { namespace, auth } => namespace.len() + auth.as_ref().map_or(0, String::len),
+            Self::Event { json, .. } => json.len(),
+            Self::Disconnect | Self::Last(_) | Self::Violation(_) => 0,
+        }
+    }
 }
 
 /// Who is behind a session.

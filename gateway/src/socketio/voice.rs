@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::VecDeque};
 
 use bytes::Bytes;
 use partyline_shared::ids::ClientId;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::encode::{Class, Frame};
@@ -28,6 +28,8 @@ pub struct Reply {
     pub event: String,
     /// The client's own name for a message, as JSON.
     pub temp_id: Option<Box<str>>,
+    /// The command has an answer for each of several conversations before the one for the callback.
+    pub is_for_many: bool,
 }
 
 /// What a connection's translation remembers.
@@ -67,13 +69,20 @@ impl Voice {
                 let temp_id = self.reply.temp_id.as_deref().map(named_temp_id).unwrap_or_default();
                 into.extend(self.reply.id.take().map(|id| ack(id, &[OK, &temp_id, fields])));
             }
+            b"joined" if self.reply.is_for_many => {
+                into.push(self::event(b"joined_conversation", &[OK, fields], Class::Durable));
+            }
             b"joined" => self.answer(b"joined_conversation", fields, into),
             b"left" => self.answer(b"left_conversation", fields, into),
             b"error" => {
                 let temp_id = self.reply.temp_id.as_deref().map(named_temp_id).unwrap_or_default();
                 let event = [b"\"event\":", self.reply.event.as_bytes()].concat();
                 let event: &[u8] = if self.reply.event.is_empty() { b"" } else { &event };
-                into.extend(self.reply.id.take().map(|id| ack(id, &[b"\"status\":\"error\"", &temp_id, fields])));
+                // One of many conversations is refused; the callback waits for all of them.
+                let is_of_many = self.reply.is_for_many && names_conversation(frame.text());
+                if !is_of_many {
+                    into.extend(self.reply.id.take().map(|id| ack(id, &[b"\"status\":\"error\"", &temp_id, fields])));
+                }
                 into.push(self::event(b"error", &[event, &temp_id, fields], class));
             }
             b"welcome" => {
@@ -118,6 +127,14 @@ const OK: &[u8] = b"\"status\":\"ok\"";
 
 fn named_temp_id(json: &str) -> Vec<u8> {
     [b"\"temp_id\":", json.as_bytes()].concat()
+}
+
+fn names_conversation(error: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        conversation_id: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Error>(error).is_ok_and(|error| error.conversation_id.is_some())
 }
 
 fn user_id(welcome: &[u8]) -> Vec<u8> {
@@ -190,7 +207,7 @@ mod tests {
     }
 
     fn reply(id: Option<u64>, temp_id: Option<&str>) -> Reply {
-        Reply { id, event: "\"send_message\"".into(), temp_id: temp_id.map(Into::into) }
+        Reply { id, event: "\"send_message\"".into(), temp_id: temp_id.map(Into::into), is_for_many: false }
     }
 
     #[test]
@@ -228,6 +245,32 @@ mod tests {
                 "42[\"error\",{\"event\":\"send_message\",\"temp_id\":\"t\",\"code\":\"forbidden\"}]"
             ]
         );
+    }
+
+    #[test]
+    fn the_callback_of_many_joins_hears_of_all_of_them_once() {
+        let mut voice = Voice::default();
+        voice.begin(
+            Reply { id: Some(4), event: "\"join_conversations\"".into(), is_for_many: true, ..Reply::default() },
+            None,
+        );
+        assert_eq!(
+            heard(&mut voice, "{\"type\":\"joined\",\"seq\":3}"),
+            ["42[\"joined_conversation\",{\"status\":\"ok\",\"seq\":3}]"]
+        );
+        assert_eq!(
+            heard(&mut voice, "{\"type\":\"error\",\"conversation_id\":\"c\",\"code\":\"forbidden\"}"),
+            ["42[\"error\",{\"event\":\"join_conversations\",\"conversation_id\":\"c\",\"code\":\"forbidden\"}]"]
+        );
+        assert_eq!(
+            heard(&mut voice, "{\"type\":\"ack\",\"joined\":1,\"refused\":1}"),
+            ["434[{\"status\":\"ok\",\"joined\":1,\"refused\":1}]"]
+        );
+        assert!(voice.end().is_none());
+        // Refused as a whole: the callback hears it.
+        voice.begin(Reply { id: Some(5), is_for_many: true, ..Reply::default() }, None);
+        let refused = heard(&mut voice, "{\"type\":\"error\",\"code\":\"bad_request\"}");
+        assert_eq!(refused[0], "435[{\"status\":\"error\",\"code\":\"bad_request\"}]");
     }
 
     #[test]

@@ -74,11 +74,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn message(&self, conversation: ConversationId, seq: Seq) -> sqlx::Result<Option<HistoryMessage>> {
-        sqlx::query_as(MESSAGE)
-            .bind(conversation.0)
-            .bind(row::bigint(seq))
-            .fetch_optional(&mut *self.connection().await?)
-            .await
+        let query = sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq));
+        self.in_time(async { query.fetch_optional(&mut *self.connection().await?).await }).await
     }
 
     /// The newest messages, or those before a place; oldest first.
@@ -91,13 +88,13 @@ impl Store {
         before: Option<Seq>,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        let mut found: Vec<HistoryMessage> = sqlx::query_as(MESSAGES_BEFORE)
+        let query = sqlx::query_as(MESSAGES_BEFORE)
             .bind(conversation.0)
             .bind(before.map_or(i64::MAX, row::bigint))
             // One more tells the first one's predecessor.
-            .bind(i64::from(limit) + 1)
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
+            .bind(i64::from(limit) + 1);
+        let mut found: Vec<HistoryMessage> =
+            self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         found.reverse();
         let extra = found.len() > limit as usize;
         chain(&mut found);
@@ -117,12 +114,9 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        let mut found: Vec<HistoryMessage> = sqlx::query_as(MESSAGES_AFTER)
-            .bind(conversation.0)
-            .bind(row::bigint(after))
-            .bind(i64::from(limit))
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
+        let query = sqlx::query_as(MESSAGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
+        let mut found: Vec<HistoryMessage> =
+            self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         chain(&mut found);
         found.retain(|message| message.seq > after);
         Ok(found)
@@ -138,12 +132,8 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        sqlx::query_as(CHANGES_AFTER)
-            .bind(conversation.0)
-            .bind(row::bigint(after))
-            .bind(i64::from(limit))
-            .fetch_all(&mut *self.connection().await?)
-            .await
+        let query = sqlx::query_as(CHANGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
+        self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await
     }
 
     /// What these people have not read; nothing for who takes no part.

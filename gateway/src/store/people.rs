@@ -25,7 +25,8 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn memberships(&self, conversations: &[ConversationId]) -> sqlx::Result<Vec<Membership>> {
         let ids: Vec<Uuid> = conversations.iter().map(|conversation| conversation.0).collect();
-        let rows = sqlx::query(MEMBERSHIPS).bind(ids).fetch_all(&mut *self.connection().await?).await?;
+        let query = sqlx::query(MEMBERSHIPS).bind(ids);
+        let rows = self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         let mut memberships: Vec<Membership> = Vec::new();
         for row in &rows {
             let conversation_id = ConversationId(row.try_get("id")?);

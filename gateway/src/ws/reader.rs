@@ -1,13 +1,15 @@
 //! Reading one WebSocket: through one buffer a thread, so that an idle socket holds none.
 
-use std::{cell::RefCell, io};
+use std::{cell::RefCell, io, time::Duration};
 
-use partyline_shared::wire::CloseCode;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
 
 use super::frame::{Decoder, Message, Violation};
 use crate::{
-    clock, encode,
+    clock, encode, metrics,
     session::{pipe::Pipe, wire::Wire},
 };
 
@@ -20,42 +22,96 @@ thread_local! {
 
 /// What is done with a client's messages.
 pub trait Ear {
-    /// Whether the client may send this one now.
-    fn allows(&mut self, message: &Message<'_>) -> bool;
+    /// Counts a message.
+    ///
+    /// # Returns
+    /// How long the next one has to wait; `None` if it may come at once.
+    fn count(&mut self, message: &Message<'_>) -> Option<Duration>;
 
     /// Takes a text.
     fn text(&mut self, text: &str);
+
+    /// Takes the last thing that the client sent, which is seen to after the texts before it.
+    fn last(&mut self, last: Last);
+
+    /// Whether so many commands wait that no more text may be taken.
+    fn is_full(&self) -> bool;
 }
 
-/// What a socket has sent that is not a whole frame yet.
+/// The last thing that a client sends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Last {
+    /// A close frame, with its payload.
+    Close(Vec<u8>),
+    /// What breaks the protocol: the `code` of the close reason.
+    Violation(&'static str),
+}
+
+/// What a socket has sent that is not taken yet: the beginning of a frame, or frames whose time has not come.
 pub struct Reader {
     decoder: Decoder,
     partial: Vec<u8>,
     max_bytes: usize,
+    /// No frame is taken before: the client sends faster than it may.
+    pause: Option<Instant>,
+    /// `partial` may hold whole frames.
+    is_held_back: bool,
+    /// The last thing was taken.
+    is_over: bool,
+    is_eof: bool,
 }
 
 impl Reader {
     /// `early`: what arrived with the handshake; `max_bytes`: of one message.
     #[must_use]
     pub fn new(early: Vec<u8>, max_bytes: usize) -> Self {
-        Self { decoder: Decoder::default(), partial: early, max_bytes }
-    }
-
-    /// Takes what arrived with the handshake.
-    pub fn take_early<W: Wire>(&mut self, pipe: &Pipe<W>, ear: &mut impl Ear) {
-        let mut early = std::mem::take(&mut self.partial);
-        if !early.is_empty() {
-            let taken = self.take_frames(pipe, &mut early, ear);
-            early.drain(..taken);
-            self.partial = early;
+        Self {
+            decoder: Decoder::default(),
+            is_held_back: !early.is_empty(),
+            partial: early,
+            max_bytes,
+            pause: None,
+            is_over: false,
+            is_eof: false,
         }
     }
 
-    /// Reads what is there.
+    /// Whether the client sends nothing more, or its socket broke.
+    #[must_use]
+    pub fn is_eof(&self) -> bool {
+        self.is_eof
+    }
+
+    /// Until when nothing is read, because the client sends too fast.
+    #[must_use]
+    pub fn pause(&self) -> Option<Instant> {
+        self.pause
+    }
+
+    /// Takes the frames that were held back, as far as they may be taken now.
     ///
     /// # Returns
-    /// Whether the socket lives.
-    pub fn read<W: Wire>(&mut self, stream: &TcpStream, pipe: &Pipe<W>, ear: &mut impl Ear) -> bool {
+    /// Whether more may be read from the socket.
+    pub fn resume<W: Wire>(&mut self, pipe: &Pipe<W>, ear: &mut impl Ear) -> bool {
+        if self.pause.is_some_and(|pause| pause <= Instant::now()) {
+            self.pause = None;
+        }
+        if self.is_held_back && self.pause.is_none() && !ear.is_full() {
+            self.is_held_back = false;
+            let mut held = std::mem::take(&mut self.partial);
+            let taken = self.take_frames(pipe, &mut held, ear);
+            held.drain(..taken);
+            // Only as much memory as it takes.
+            held.shrink_to_fit();
+            self.partial = held;
+        }
+        // What a client sends after the goodbye is read and forgotten.
+        let takes = pipe.is_closing() || !(self.is_over || self.is_held_back || self.pause.is_some() || ear.is_full());
+        takes && !self.is_eof
+    }
+
+    /// Reads what is there.
+    pub fn read<W: Wire>(&mut self, stream: &TcpStream, pipe: &Pipe<W>, ear: &mut impl Ear) {
         BUFFER.with_borrow_mut(|buffer| {
             let held = self.partial.len();
             let wanted = held.max(Decoder::wanted(&self.partial).min(self.max_bytes + 14)) + READ / 2;
@@ -64,27 +120,31 @@ impl Reader {
             }
             buffer[..held].copy_from_slice(&self.partial);
             let read = match stream.try_read(&mut buffer[held..]) {
-                Ok(0) => return false,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => return false,
+                Ok(read) if read > 0 => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => {
+                    self.is_eof = true;
+                    return;
+                }
             };
             pipe.heard(clock::seconds());
             let end = held + read;
             let taken = self.take_frames(pipe, &mut buffer[..end], ear);
-            // Only the beginning of a frame is kept, and only as much memory as it takes.
             self.partial = if taken == end { Vec::new() } else { buffer[taken..end].to_vec() };
-            true
-        })
+        });
     }
 
-    /// Takes whole frames.
+    /// Takes whole frames, as many as may be taken now.
     ///
     /// # Returns
     /// How many bytes they had.
     fn take_frames<W: Wire>(&mut self, pipe: &Pipe<W>, bytes: &mut [u8], ear: &mut impl Ear) -> usize {
         let mut taken = 0;
-        while !pipe.is_closing() {
+        while !pipe.is_closing() && !self.is_over {
+            if self.pause.is_some() || ear.is_full() {
+                self.is_held_back = taken < bytes.len();
+                return taken;
+            }
             let message = match self.decoder.next(&mut bytes[taken..], self.max_bytes) {
                 Ok(None) => return taken,
                 Ok(Some((message, size))) => {
@@ -92,22 +152,35 @@ impl Reader {
                     message
                 }
                 Err(Violation(code)) => {
-                    pipe.close(CloseCode::ProtocolError, Some(code), None);
+                    self.is_over = true;
+                    ear.last(Last::Violation(code));
                     break;
                 }
             };
-            if !ear.allows(&message) {
-                pipe.close(CloseCode::TooManyFrames, None, Some(1_000));
-                break;
+            if let Some(wait) = ear.count(&message) {
+                metrics::frames_delayed();
+                self.pause = Some(Instant::now() + wait);
             }
             match message {
                 Message::Text(text) => ear.text(&text),
                 Message::Ping(payload) => pipe.send_control(encode::pong(payload)),
-                Message::Close(payload) => pipe.close_echo(payload),
+                Message::Close(payload) => {
+                    self.is_over = true;
+                    ear.last(Last::Close(payload.to_vec()));
+                }
                 Message::Pong | Message::Fragment => {}
             }
         }
         bytes.len()
+    }
+}
+
+/// Waits for the end of a pause.
+pub async fn over(pause: Option<Instant>) {
+    match pause {
+        // On the heap, and only while it lasts: an idle socket's task stays small.
+        Some(until) => Box::pin(sleep_until(until)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,22 +1,26 @@
 //! One task a socket. It waits for the socket to be readable, reads through one buffer a thread, and does one command
-//! at a time, so that a client's commands keep their order and a busy client waits in the kernel, not in our memory.
+//! at a time, so that a client's commands keep their order. While a command is in hand the socket is read on, so that
+//! pings are answered, until some commands wait; a client that sends more, or faster than it may, waits in the kernel.
 //! Everything is in one future: nothing that reads is ever dropped half-way.
 
-use std::{collections::VecDeque, future::Future, io, num::NonZeroU32, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use partyline_shared::{claims::Identity, wire::Request};
+use partyline_shared::{
+    claims::Identity,
+    wire::{CloseCode, Command as Asked, Request},
+};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     frame::Message,
-    reader::{self, Ear, Reader},
+    reader::{self, Ear, Last, Reader, over},
 };
 use crate::{
     command,
     server::Gateway,
     session::{
         conn::{Conn, Link},
+        frame_limiter::FrameLimiter,
         life,
         pipe::{Duty, Pipe},
         wire::Native,
@@ -33,7 +37,9 @@ pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, earl
     let pipe = Pipe::new(Native(stream), limits.outbound_queue_bytes);
     let conn = Conn::new(id, identity, Link::Native(pipe));
     let mut reader = Reader::new(early, limits.max_frame_bytes as usize);
-    let mut requests = Requests { waiting: VecDeque::new(), frames: limiter(limits.frames_per_second) };
+    let limiter = FrameLimiter::new(limits.frames_per_second);
+    limiter.raise_burst(limits.joined_max);
+    let mut requests = Requests { waiting: VecDeque::new(), bytes: 0, limiter };
     let gateway = gateway.clone();
     tokio::spawn(async move {
         let Some(pipe) = conn.native() else { return };
@@ -44,27 +50,60 @@ pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, earl
     });
 }
 
-/// So many frames a second; none lifts the limit.
-#[must_use]
-pub fn limiter(per_second: u32) -> Option<DefaultDirectRateLimiter> {
-    NonZeroU32::new(per_second).map(|most| RateLimiter::direct(Quota::per_second(most)))
-}
+/// Commands that may wait, or bytes of them. Beyond that the socket isn't read while one is in hand.
+pub const WAITING_COMMANDS: usize = 128;
+pub const WAITING_BYTES: usize = 32 * 1_024;
 
 /// Read and understood, waiting for the one in hand.
 struct Requests {
-    waiting: VecDeque<Request>,
-    frames: Option<DefaultDirectRateLimiter>,
+    waiting: VecDeque<Waiting>,
+    /// Bytes of the commands that wait.
+    bytes: usize,
+    limiter: FrameLimiter,
+}
+
+enum Waiting {
+    Command { request: Request, bytes: usize },
+    Last(Last),
 }
 
 impl Ear for Requests {
-    fn allows(&mut self, message: &Message<'_>) -> bool {
+    fn count(&mut self, message: &Message<'_>) -> Option<Duration> {
         // A pong answers our ping, and a close is the last: neither is the client's to hold back.
-        matches!(message, Message::Pong | Message::Close(_))
-            || self.frames.as_ref().is_none_or(|frames| frames.check().is_ok())
+        if matches!(message, Message::Pong | Message::Close(_)) { None } else { self.limiter.count(1) }
     }
 
     fn text(&mut self, text: &str) {
-        self.waiting.push_back(Request::parse(text));
+        let request = Request::parse(text);
+        if let Ok(Asked::JoinConversations(joins)) = &request.command {
+            // Each of them costs what a frame of its own costs.
+            self.limiter.count(u32::try_from(joins.conversations.len().saturating_sub(1)).unwrap_or(u32::MAX));
+        }
+        self.bytes += text.len();
+        self.waiting.push_back(Waiting::Command { request, bytes: text.len() });
+    }
+
+    fn last(&mut self, last: Last) {
+        self.waiting.push_back(Waiting::Last(last));
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_COMMANDS || self.bytes >= WAITING_BYTES
+    }
+}
+
+impl Requests {
+    /// Takes what is to be done next.
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front();
+        if let Some(Waiting::Command { bytes, .. }) = &waiting {
+            self.bytes -= bytes;
+        }
+        if self.waiting.is_empty() {
+            // Memory of a burst is given back.
+            self.waiting = VecDeque::new();
+        }
+        waiting
     }
 }
 
@@ -80,22 +119,39 @@ async fn live(
 ) {
     let stream = &pipe.wire().0;
     let mut in_hand: Option<Command> = None;
-    reader.take_early(pipe, requests);
     loop {
-        if in_hand.is_none()
-            && let Some(request) = requests.waiting.pop_front()
-        {
-            // On the heap, and only while it runs: an idle socket's task stays small.
-            let (chat, conn) = (gateway.chat.clone(), conn.clone());
-            in_hand = Some(Box::pin(async move { command::run(&chat, &conn, request).await }));
+        if in_hand.is_none() {
+            if pipe.is_closing() {
+                requests.waiting.clear();
+            }
+            match requests.pop() {
+                Some(Waiting::Command { request, .. }) => {
+                    // On the heap, and only while it runs: an idle socket's task stays small.
+                    let (chat, conn) = (gateway.chat.clone(), conn.clone());
+                    in_hand = Some(Box::pin(async move {
+                        conn.has_room().await;
+                        command::run(&chat, &conn, request).await;
+                    }));
+                }
+                Some(Waiting::Last(Last::Close(payload))) => pipe.close_echo(&payload),
+                Some(Waiting::Last(Last::Violation(code))) => pipe.close(CloseCode::ProtocolError, Some(code), None),
+                None if reader.is_eof() => break,
+                None => {}
+            }
         }
+        let reads = reader.resume(pipe, requests);
+        if in_hand.is_none() && !requests.waiting.is_empty() {
+            continue;
+        }
+        pipe.set_reading(reads);
         let duty = pipe.duty(in_hand.is_none());
         if duty == Duty::Finish || pipe.is_gone() {
             break;
         }
         let ready = tokio::select! {
-            ready = ready(stream, interest(duty, in_hand.is_none())) => ready,
+            ready = ready(stream, interest(duty, reads)) => ready,
             () = pipe.woken() => continue,
+            () = over(reader.pause()) => continue,
             () = done(&mut in_hand) => {
                 in_hand = None;
                 continue;
@@ -106,26 +162,26 @@ async fn live(
                 if ready.is_writable() {
                     pipe.write_more();
                 }
-                if ready.is_readable() && in_hand.is_none() && !reader.read(stream, pipe, requests) {
-                    return;
+                if ready.is_readable() && reads {
+                    reader.read(stream, pipe, requests);
                 }
             }
-            Err(_) => return,
+            Err(_) => break,
         }
     }
     if let Some(command) = in_hand {
         // A message that was begun is stored, and answered if somebody is there.
         command.await;
     }
-    if !pipe.is_gone() {
+    if !pipe.is_gone() && !reader.is_eof() {
         linger(stream).await;
     }
 }
 
-/// What to wait for: nothing is read while a command is in hand.
+/// What to wait for.
 #[must_use]
-pub fn interest(duty: Duty, idle: bool) -> Option<Interest> {
-    match (duty, idle) {
+pub fn interest(duty: Duty, reads: bool) -> Option<Interest> {
+    match (duty, reads) {
         (Duty::Write, false) => Some(Interest::WRITABLE),
         (Duty::Write, true) => Some(Interest::READABLE | Interest::WRITABLE),
         (_, false) => None,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use devstack::testing::Process;
-use futures_util::{SinkExt, future::join_all};
+use futures_util::{SinkExt, StreamExt, future::join_all};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -14,7 +14,7 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::{
     person::{Person, handshake},
-    support::{World, message, messages_of, until},
+    support::{NOWHERE, World, message, messages_of, seq, until},
 };
 
 /// A client's frame; the mask changes nothing, being zero.
@@ -92,21 +92,166 @@ async fn fragments_and_the_largest_frame_are_a_clients_right() {
     }
 }
 
+/// Sends frames in one piece, as a client does that says all at once.
+async fn say_at_once(person: &mut Person, frames: &[Value]) {
+    for frame in frames {
+        person.socket.feed(Message::text(frame.to_string())).await.unwrap();
+    }
+    person.socket.flush().await.unwrap();
+}
+
+/// Commands that are refused, each under its number.
+fn numbered(count: u32) -> Vec<Value> {
+    (0..count).map(|n| json!({ "type": "nothing", "ref": n.to_string() })).collect()
+}
+
 #[tokio::test]
-async fn too_many_frames_end_the_one_socket() {
+async fn frames_beyond_the_rate_are_read_later_and_all_answered() {
     let world = World::new().await;
-    let gateway = world.env.gateway().unwrap().start().await.unwrap();
+    let launch = world.env.gateway().unwrap().env("PARTYLINE_FRAMES_PER_SECOND", "20");
+    let gateway = launch.env("PARTYLINE_JOINED_MAX", "1").start().await.unwrap();
     let mut ann = world.person(&gateway, "ann").await;
     let mut hasty = world.person(&gateway, "ann").await;
-    for _ in 0..60 {
-        // Of any kind: pings cost as much.
-        let _ = hasty.socket.feed(Message::Ping("x".into())).await;
-    }
-    let _ = hasty.socket.flush().await;
-    let closed = hasty.closed().await;
-    assert_eq!((closed.code, &closed.reason["code"]), (4029, &json!("too_many_frames")));
-    assert!(closed.reason["retry_after_ms"].as_u64().unwrap() > 0);
+    assert_eq!(hasty.welcome["limits"]["frames_burst"], 20);
+    say_at_once(&mut hasty, &numbered(60)).await;
     ann.caught_up().await;
+    for n in 0..60 {
+        assert_eq!(hasty.expect("error").await["ref"], n.to_string());
+    }
+    // Pings cost as much.
+    for _ in 0..30 {
+        hasty.socket.feed(Message::Ping("x".into())).await.unwrap();
+    }
+    hasty.caught_up().await;
+    let delayed = "partyline_gateway_rate_limited_total{kind=\"frames\"}";
+    assert!(world.metric(&gateway, delayed).await > 0.0);
+}
+
+#[tokio::test]
+async fn a_delayed_client_is_not_taken_for_a_silent_one() {
+    let world = World::new().await;
+    let launch = world.env.gateway().unwrap().env("PARTYLINE_FRAMES_PER_SECOND", "2").env("PARTYLINE_JOINED_MAX", "1");
+    let launch = launch.env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "2");
+    let gateway = launch.start().await.unwrap();
+    let mut hasty = world.person(&gateway, "ann").await;
+    // Five seconds' worth, in which no pong of the client's can be seen.
+    say_at_once(&mut hasty, &numbered(12)).await;
+    for n in 0..12 {
+        assert_eq!(hasty.expect("error").await["ref"], n.to_string());
+    }
+    hasty.caught_up().await;
+}
+
+#[tokio::test]
+async fn forty_commands_of_one_segment_are_all_done_and_answered() {
+    let world = World::new().await;
+    let gateway = world.env.gateway().unwrap().env("PARTYLINE_MESSAGES_PER_MINUTE", "0").start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    let commands: Vec<_> = (0..40)
+        .map(|n| {
+            let mut command = message(&chat, &n.to_string());
+            command["ref"] = json!(n.to_string());
+            command
+        })
+        .collect();
+    say_at_once(&mut ann, &commands).await;
+    let mut last = 0;
+    for n in 0..40 {
+        let ack = ann.expect("ack").await;
+        assert_eq!(ack["ref"], n.to_string());
+        assert!(seq(&ack) > last);
+        last = seq(&ack);
+    }
+}
+
+#[tokio::test]
+async fn commands_before_a_broken_or_a_last_frame_are_answered_first() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    for (end, code) in [(Message::binary(vec![1]), 4500), (Message::Close(None), 1005)] {
+        let mut ann = world.person(&gateway, "ann").await;
+        for frame in numbered(5) {
+            ann.socket.feed(Message::text(frame.to_string())).await.unwrap();
+        }
+        ann.socket.feed(end).await.unwrap();
+        ann.socket.flush().await.unwrap();
+        let mut refs = Vec::new();
+        let closed = loop {
+            match ann.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    refs.push(serde_json::from_str::<Value>(&text).unwrap()["ref"].as_str().unwrap().to_owned());
+                }
+                Some(Ok(Message::Close(frame))) => break frame.map_or(1005, |frame| frame.code.into()),
+                Some(Ok(_)) => {}
+                other => panic!("no close frame: {other:?}"),
+            }
+        };
+        assert_eq!((refs, closed), ((0..5).map(|n| n.to_string()).collect(), code));
+    }
+}
+
+#[tokio::test]
+async fn sixty_conversations_are_joined_at_once() {
+    let world = World::new().await;
+    let gateway = world.env.gateway().unwrap().start().await.unwrap();
+    let mut chats = Vec::new();
+    for _ in 0..60 {
+        chats.push(world.group(&gateway, &["ann", "bob"]).await);
+    }
+    let joins: Vec<_> =
+        chats.iter().map(|chat| json!({ "type": "join_conversation", "conversation_id": chat, "ref": chat })).collect();
+    let mut ann = world.person(&gateway, "ann").await;
+    say_at_once(&mut ann, &joins).await;
+    for chat in &chats {
+        let joined = ann.expect("joined").await;
+        assert_eq!((&joined["conversation_id"], &joined["ref"]), (&json!(chat), &json!(chat)));
+    }
+    ann.caught_up().await;
+}
+
+#[tokio::test]
+async fn join_conversations_answers_each_and_then_all() {
+    let world = World::new().await;
+    let gateway = world.env.gateway().unwrap().start().await.unwrap();
+    let mut chats = Vec::new();
+    for _ in 0..60 {
+        chats.push(world.group(&gateway, &["ann", "bob"]).await);
+    }
+    let mut ann = world.person(&gateway, "ann").await;
+    let mut bob = world.person(&gateway, "bob").await;
+    assert_eq!(ann.welcome["features"], json!(["join_conversations"]));
+    let last = seq(&bob.send(&chats[0], "before").await);
+    let mut entries: Vec<_> =
+        chats.iter().map(|chat| json!({ "conversation_id": chat, "ref": format!("r-{chat}") })).collect();
+    entries[0] = json!({ "conversation_id": chats[0], "after": last });
+    entries.insert(30, json!({ "conversation_id": NOWHERE }));
+    ann.say(&json!({ "type": "join_conversations", "ref": "all", "conversations": entries })).await;
+    let mut answers = Vec::new();
+    let ack = loop {
+        let answer = ann.find(|it| it["ref"].is_string()).await;
+        if answer["type"] == "ack" {
+            break answer;
+        }
+        answers.push(answer);
+    };
+    assert_eq!((&ack["ref"], &ack["joined"], &ack["refused"]), (&json!("all"), &json!(60), &json!(1)));
+    assert_eq!(answers.len(), 61);
+    for (answer, entry) in answers.iter().zip(&entries) {
+        assert_eq!(answer["conversation_id"], entry["conversation_id"]);
+        let reference = entry["ref"].as_str().unwrap_or("all");
+        assert_eq!(answer["ref"], reference);
+    }
+    assert_eq!((&answers[0]["seq"], &answers[0]["events"]), (&json!(last), &json!([])));
+    assert_eq!((&answers[30]["type"], &answers[30]["code"]), (&json!("error"), &json!("not_found")));
+    for chat in [&chats[0], &chats[59]] {
+        bob.send(chat, "live").await;
+        assert_eq!(ann.expect("new_message").await["conversation_id"], json!(chat));
+    }
+    for broken in [json!([]), json!("x"), json!([{}]), Value::Null] {
+        let refused = json!({ "type": "join_conversations", "conversations": broken });
+        assert_eq!(ann.refused(refused).await, "bad_request");
+    }
 }
 
 #[tokio::test]

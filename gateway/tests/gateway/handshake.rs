@@ -152,7 +152,8 @@ async fn the_welcome_tells_who_i_am_and_what_i_may() {
     assert_eq!(welcome["user"], json!({ "user_id": "1", "username": "Ann", "user_type": "customer" }));
     assert_eq!(welcome["heartbeat_ms"], 25_000);
     let limits = json!({
-        "messages_per_minute": 10, "messages_burst": 10, "frames_per_second": 20, "connections_per_user": 10,
+        "messages_per_minute": 10, "messages_burst": 10, "frames_per_second": 20, "frames_burst": 500,
+        "connections_per_user": 10,
         "max_frame_bytes": 9_000, "max_content_chars": 1_000, "max_metadata_bytes": 4_096,
         "outbound_queue_bytes": 1_048_576, "ping_interval_ms": 25_000, "idle_timeout_ms": 60_000,
     });
@@ -176,7 +177,7 @@ async fn one_connection_too_many_replaces_the_oldest() {
     let mut other = world.person(&gateway, "bob").await;
     let mut third = world.person(&gateway, "ann").await;
     let closed = first.closed().await;
-    assert_eq!((closed.code, &closed.reason["code"]), (4009, &json!("replaced")));
+    assert_eq!((closed.code, &closed.reason["code"]), (4509, &json!("replaced")));
     for person in [&mut second, &mut other, &mut third] {
         person.caught_up().await;
     }
@@ -196,7 +197,7 @@ async fn of_many_that_come_at_once_no_more_stay_than_may() {
         let _ = person.socket.send(Message::text(r#"{"type":"nothing"}"#)).await;
         match person.read().await {
             Ok(_) => staying += 1,
-            Err(closed) => assert_eq!(closed.code, 4009),
+            Err(closed) => assert_eq!(closed.code, 4509),
         }
     }
     assert_eq!(staying, 10);

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use devstack::testing::{Process, Proxy};
+use futures_util::{SinkExt, StreamExt};
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     person::Follower,
+    socketio::Raw,
     support::{CONVERSATIONS, World, client_id, message, messages_of, seq, until},
 };
 
@@ -300,4 +303,61 @@ async fn who_could_not_join_still_gets_news() {
     postgres.resume();
     until("what is missing to come", async || bob.ask(join.clone()).await["type"] == "joined").await;
     drop(persister);
+}
+
+#[tokio::test]
+async fn pings_are_answered_while_a_command_waits_for_postgres() {
+    let world = World::new().await;
+    let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    let mut raw = Raw::come(&gateway, &world.token("ann")).await;
+    postgres.pause();
+    // What is not cached needs Postgres.
+    bob.say(&json!({ "type": "join_conversation", "conversation_id": chat, "ref": "slow" })).await;
+    bob.socket.send(Message::Ping("well?".into())).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.last() != Some(&"error") {
+        match bob.socket.next().await.unwrap().unwrap() {
+            Message::Pong(payload) => {
+                assert_eq!(payload.as_ref(), b"well?");
+                heard.push("pong");
+            }
+            Message::Text(text) => {
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!((&frame["ref"], &frame["code"]), (&json!("slow"), &json!("unavailable")), "{frame}");
+                heard.push("error");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(heard, ["pong", "error"]);
+    // Over Socket.IO, too: WebSocket's own pings, which some clients send.
+    postgres.resume();
+    until("Postgres to be back", async || world.get(&gateway, "ann", CONVERSATIONS).await.status == 200).await;
+    postgres.pause();
+    let other = json!(["join_conversation", { "conversation_id": crate::support::NOWHERE }]);
+    assert_eq!(raw.pings_before_the_answer(&format!("427{other}"), "437").await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_answers_pings_is_not_silent_while_postgres_hangs() {
+    let world = World::new().await;
+    let proxy = Proxy::start(world.env.database_url()).await.unwrap();
+    let launch = world.launch().env("PARTYLINE_DATABASE_URL", proxy.through(world.env.database_url()));
+    let gateway = launch.env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "2").start().await.unwrap();
+    let mut bob = world.person(&gateway, "bob").await;
+    let mut unknown = Vec::new();
+    for n in 0..4 {
+        unknown.push(format!("018f4e9c-7a54-7c8e-b8b5-0a1b2c3d4e{n:02}"));
+    }
+    for id in &unknown {
+        // Postgres is taken for well each time, and hangs again.
+        until("Postgres to be back", async || world.get(&gateway, "bob", CONVERSATIONS).await.status == 200).await;
+        proxy.pause();
+        let join = json!({ "type": "join_conversation", "conversation_id": id });
+        assert_eq!(bob.refused(join).await, "unavailable");
+        proxy.resume();
+    }
+    bob.caught_up().await;
 }

@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
@@ -68,6 +69,20 @@ impl Raw {
             let packet = self.read().await.unwrap_or_else(|code| panic!("closed with {code}, waiting for {start}"));
             if packet.starts_with(start) {
                 return packet;
+            }
+        }
+    }
+
+    /// Sends a WebSocket's own ping after a packet: how many pongs come before the answer that begins so.
+    pub(crate) async fn pings_before_the_answer(&mut self, packet: &str, answer: &str) -> usize {
+        self.say(packet).await;
+        self.0.send(Message::Ping("x".into())).await.unwrap();
+        let mut pongs = 0;
+        loop {
+            match timeout(PATIENCE, self.0.next()).await.expect("nothing came").unwrap().unwrap() {
+                Message::Pong(_) => pongs += 1,
+                Message::Text(text) if text.starts_with(answer) => return pongs,
+                _ => {}
             }
         }
     }
@@ -222,7 +237,7 @@ async fn silence_flood_and_surplus_end_a_connection_as_they_do_natively() {
     let launch = world.env.gateway().unwrap().env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "2");
     let limits = [("PARTYLINE_HANDSHAKE_SECONDS", "1"), ("PARTYLINE_CONNECTIONS_PER_USER", "2")];
     let launch = limits.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
-    let gateway = started(launch.env("PARTYLINE_FRAMES_PER_SECOND", "5")).await;
+    let gateway = started(launch.env("PARTYLINE_FRAMES_PER_SECOND", "5").env("PARTYLINE_JOINED_MAX", "1")).await;
 
     let mut stranger = Raw::open(&gateway, "").await;
     stranger.expect("0{").await;
@@ -236,19 +251,30 @@ async fn silence_flood_and_surplus_end_a_connection_as_they_do_natively() {
     assert_eq!((packets, code), (vec![closing("idle_timeout", 4000)], 4000));
     stranger.is_cut_off().await;
 
+    // What comes too fast is read later, and answered.
     for n in 0..20 {
         answering.say(&format!("42{n}[\"leave_conversation\",{{}}]")).await;
     }
-    let (packets, code) = answering.rest().await;
-    let flooded = "42[\"closing\",{\"code\":\"too_many_frames\",\"close_code\":4029,\"retry_after_ms\":1000}]";
-    assert_eq!((packets.last().unwrap().as_str(), code), (flooded, 4029));
+    for n in 0..20 {
+        loop {
+            let packet = answering.read().await.unwrap();
+            if packet == "2" {
+                answering.say("3").await;
+            }
+            if packet.starts_with(&format!("43{n}[")) {
+                break;
+            }
+        }
+    }
+    let delayed = "partyline_gateway_rate_limited_total{kind=\"frames\"}";
+    assert!(world.metric(&gateway, delayed).await > 0.0);
 
     let mut eves = Vec::new();
     for _ in 0..3 {
         eves.push(Raw::come(&gateway, &world.token("eve")).await);
     }
     let oldest = eves.remove(0).rest().await;
-    assert_eq!(oldest, (vec![closing("replaced", 4009), "41".into()], 4009));
+    assert_eq!(oldest, (vec![closing("replaced", 4509), "41".into()], 4509));
 }
 
 #[tokio::test]
@@ -273,15 +299,147 @@ async fn a_client_that_polls_too_seldom_is_a_slow_reader() {
 }
 
 #[tokio::test]
-async fn a_session_polls_once_at_a_time() {
+async fn a_repeated_poll_takes_the_place_of_the_older_one() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let poller = Poller::come(&world, &gateway, "ann").await;
-    let (one, other) = tokio::join!(poller.get(), poller.get());
-    let (refused, told) = if one.status == 400 { (one, other) } else { (other, one) };
-    assert_eq!((refused.status, &refused.body["code"]), (400, &json!(3)));
-    assert_eq!(told.body, json!(format!("{}\u{1e}41", closing("overlapping_requests", 4500))));
+    for n in 0..10 {
+        let mut polls = [Box::pin(poller.get()), Box::pin(poller.get())];
+        let [one, other] = &mut polls;
+        let (first, newer) = tokio::select! {
+            answer = one.as_mut() => (answer, other),
+            answer = other.as_mut() => (answer, one),
+        };
+        assert_eq!((first.status, &first.body), (200, &json!(6)), "the older one gets a NOOP");
+        let event = format!("42{n}[\"leave_conversation\",{{}}]");
+        let (posted, answer) = tokio::join!(poller.post(&event), newer.as_mut());
+        assert_eq!(posted.status, 200);
+        assert!(answer.body.as_str().unwrap().starts_with(&format!("43{n}[")), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_off_and_repeated_goes_on() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let mut poller = Poller::come(&world, &gateway, "ann").await;
+    for n in 0..20 {
+        // Dropped with its connection, perhaps before it arrives.
+        let _ = timeout(Duration::from_millis(n), poller.get()).await;
+        let asked = poller.post(&format!("42{n}[\"leave_conversation\",{{}}]")).await;
+        assert_eq!(asked.status, 200);
+        // What the cut one was answered is lost with it; everything later comes.
+        poller.post(&format!("42{}[\"leave_conversation\",{{}}]", 100 + n)).await;
+        poller.expect(&format!("43{}[", 100 + n)).await;
+    }
+}
+
+#[tokio::test]
+async fn overlapping_posts_end_the_session_and_the_client_comes_back() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let poller = Poller::come(&world, &gateway, "ann").await;
+    // The first one is not whole, so that it is under way.
+    let mut stream = TcpStream::connect(gateway.http_addr()).await.unwrap();
+    let target = path("polling", &format!("&sid={}", poller.sid));
+    let head = format!("POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 10\r\n\r\n42", gateway.http_addr());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut second = poller.post("3").await;
+    while second.status == 200 {
+        second = poller.post("3").await;
+    }
+    assert_eq!((second.status, &second.body["code"]), (400, &json!(3)));
+    assert_eq!(poller.get().await.body, json!(closing("overlapping_requests", 4011)));
     assert_eq!(poller.get().await.body, json!(1));
+}
+
+#[tokio::test]
+async fn a_body_of_many_packets_is_taken_if_each_is_within_the_limit() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut poller = Poller::come(&world, &gateway, "ann").await;
+    let large = |n: usize| {
+        // As Python writes it.
+        let content = format!("{n}{}", "\\ud83d\\ude00".repeat(900));
+        format!("42{n}[\"send_message\",{{\"conversation_id\":\"{chat}\",\"content\":\"{content}\"}}]")
+    };
+    let body = (0..8).map(large).collect::<Vec<_>>().join("\u{1e}");
+    assert!(body.len() > 80_000);
+    let posted = poller.post(&body).await;
+    assert_eq!((posted.status, &posted.body), (200, &json!("ok")));
+    for n in 0..8 {
+        assert!(poller.expect(&format!("43{n}[")).await.contains("\"status\":\"ok\""));
+    }
+    // One that is too large ends the session; what came before it is done.
+    let body = format!("{}\u{1e}42[\"typing\",\"{}\"]", large(8), "x".repeat(30_000));
+    let (posted, _) = tokio::join!(poller.post(&body), async {
+        let goodbye = poller.get().await.body;
+        let goodbye = goodbye.as_str().unwrap().to_owned();
+        let rest = if goodbye.contains("closing") { goodbye } else { format!("{goodbye}{}", poller.get().await.body) };
+        assert!(rest.contains("438[") && rest.contains("frame_too_large"), "{rest}");
+        assert_eq!(poller.get().await.body, json!(1));
+    });
+    assert_eq!(posted.status, 413);
+}
+
+#[tokio::test]
+async fn a_join_in_hand_when_the_goodbye_is_fetched_leaves_nothing_behind() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    for n in 0..30 {
+        let chat = world.group(&gateway, &["ann", "bob"]).await;
+        let poller = Poller::come(&world, &gateway, "ann").await;
+        let broken = format!("{}\u{1e}b", joins(&chat));
+        let (_, goodbye) = tokio::join!(poller.post(&broken), poller.get());
+        assert!(!goodbye.body.is_null(), "{n}");
+    }
+    for gauge in ["partyline_gateway_connections{protocol=\"socketio\"}", "partyline_gateway_rooms"] {
+        until(gauge, async || world.metric(&gateway, gauge).await == 0.0).await;
+    }
+}
+
+/// Enters the namespace with what the client authenticates with; the socket, and the `pid` that it was given.
+async fn enter(gateway: &Process, auth: &Value) -> (Raw, String) {
+    let mut raw = Raw::open(gateway, "").await;
+    raw.say(&format!("40{auth}")).await;
+    let entered: Value = serde_json::from_str(&raw.expect("40{").await[2..]).unwrap();
+    raw.expect("42[\"connected\",").await;
+    (raw, entered["pid"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_temp_id_names_a_message_of_one_page() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let other_node = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let token = world.token("ann");
+    let send = format!("425{}", json!(["send_message", { "conversation_id": chat, "temp_id": 1, "content": "ok" }]));
+    let sent = async |raw: &mut Raw| {
+        raw.say(&send).await;
+        let answer: Value = serde_json::from_str(&raw.expect("435[").await[3..]).unwrap();
+        (answer[0]["seq"].as_u64().unwrap(), answer[0]["duplicate"].as_bool().unwrap())
+    };
+    let (mut first, pid) = enter(&gateway, &json!({ "token": token })).await;
+    let (seq, duplicate) = sent(&mut first).await;
+    assert!(!duplicate);
+    assert_eq!(sent(&mut first).await, (seq, true), "again on the same connection");
+    // The official client brings back the `pid` when it reconnects, and sends what was not answered.
+    let (mut again, next_pid) = enter(&other_node, &json!({ "token": token, "pid": pid })).await;
+    assert_ne!(next_pid, pid, "no state is recovered");
+    assert_eq!(sent(&mut again).await, (seq, true), "on another node");
+    let (mut third, _) = enter(&gateway, &json!({ "token": token, "pid": next_pid })).await;
+    assert_eq!(sent(&mut third).await, (seq, true));
+    // The page is loaded anew, counts from 1, and says the same.
+    let (mut reloaded, _) = enter(&gateway, &json!({ "token": token })).await;
+    let (later, duplicate) = sent(&mut reloaded).await;
+    assert!(later > seq && !duplicate);
+    // A client without a `pid` of ours names its page by itself.
+    let nonce = json!({ "token": token, "nonce": "page-1" });
+    let (seq, duplicate) = sent(&mut enter(&gateway, &nonce).await.0).await;
+    assert!(!duplicate);
+    assert_eq!(sent(&mut enter(&other_node, &nonce).await.0).await, (seq, true));
 }
 
 #[tokio::test]

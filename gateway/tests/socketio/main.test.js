@@ -5,6 +5,7 @@ import { after, before } from "node:test";
 
 import { crowd } from "./crowd.js";
 import { handshake } from "./handshake.js";
+import { many } from "./many.js";
 import { mixed } from "./mixed.js";
 import { reconnect } from "./reconnect.js";
 import { Stack } from "./stack.js";
@@ -21,6 +22,8 @@ after(() => world.stack?.stop());
 handshake(world);
 talk(world, "websocket");
 talk(world, "polling");
+many(world, "websocket");
+many(world, "polling");
 mixed(world);
 reconnect(world, "websocket");
 reconnect(world, "polling");

@@ -90,7 +90,8 @@ export class Chat extends Observable<ChatSnapshot> {
     this.outbox = new Outbox({
       connection: this.connection,
       queue,
-      framesPerSecond: () => this.#limits?.frames_per_second ?? 0,
+      // A server that tells a burst reads later what comes too fast.
+      framesPerSecond: () => (this.#limits?.frames_burst ? 0 : (this.#limits?.frames_per_second ?? 0)),
       onChange: (id) => {
         this.#opened.get(id)?.changed();
         this.changed();
@@ -102,7 +103,11 @@ export class Chat extends Observable<ChatSnapshot> {
   /** Connects, and stays connected until `close`; also again, after it ended. */
   readonly connect = (): void => {
     this.#ignoreSurroundings();
-    this.#ignoreSurroundings = watchSurroundings(() => this.wake());
+    const { connection } = this;
+    this.#ignoreSurroundings = watchSurroundings(
+      () => connection.wake(),
+      () => connection.use(),
+    );
     this.connection.start();
   };
 
@@ -115,8 +120,14 @@ export class Chat extends Observable<ChatSnapshot> {
     this.outbox.stop();
   };
 
-  /** There may be a network again: tries now, unless the server asked to wait. Browsers' own signs are seen to. */
-  readonly wake = (): void => this.connection.wake();
+  /**
+   * There may be a network again, or somebody uses the chat: tries now, unless the server asked to wait. Browsers' own
+   * signs are seen to.
+   */
+  readonly wake = (): void => {
+    this.connection.use();
+    this.connection.wake();
+  };
 
   /** A conversation, always the same object for the same id. It is joined while somebody watches it. */
   readonly conversation = (id: string): Conversation => {

@@ -9,6 +9,8 @@ const PATIENCE_MS = 10_000;
 const WELL_MS = 10_000;
 /** Pings are not seen from here, so after this much silence a question shows whether the server is still there. */
 const SILENCE_MS = 60_000;
+/** The close code of a connection whose place a newer one took. */
+const REPLACED = 4509;
 /** Between two tries to get a new token for an open connection. */
 const RENEWAL_RETRY_MS = 10_000;
 
@@ -25,6 +27,8 @@ export type ConnectionState =
   | { readonly kind: "online" }
   /** Lost, or never had: it is tried again at `retryAt`, in Unix milliseconds. */
   | { readonly kind: "waiting"; readonly retryAt: number }
+  /** A newer connection of the same person took its place. It comes back when somebody uses the page: see `use`. */
+  | { readonly kind: "replaced" }
   /** For good: a person has to do something. `why` is the server's code, or `token_refused`. */
   | { readonly kind: "ended"; readonly why: string; readonly message?: string };
 
@@ -64,6 +68,8 @@ export class Connection {
   /** The server asked not to come back before. */
   #notBefore = 0;
   #lastHeard = 0;
+  /** When a request was answered last, in Unix milliseconds. */
+  #lastReply = 0;
   #nextRef = 0;
   /** Tells a dialling that was overtaken. */
   #generation = 0;
@@ -78,7 +84,7 @@ export class Connection {
 
   /** Connects, and stays connected until `stop`. */
   start(): void {
-    if (this.state.kind !== "stopped" && this.state.kind !== "ended") return;
+    if (this.state.kind !== "stopped" && this.state.kind !== "ended") return this.use();
     this.#attempt = 0;
     this.#rejected = undefined;
     void this.#dial();
@@ -95,6 +101,11 @@ export class Connection {
     else if (this.state.kind === "waiting" && Date.now() >= this.#notBefore) void this.#dial();
   }
 
+  /** Somebody uses the page: a connection that was replaced takes a place again. */
+  use(): void {
+    if (this.state.kind === "replaced") void this.#dial();
+  }
+
   /**
    * Sends a command and waits for its answer.
    *
@@ -106,9 +117,7 @@ export class Connection {
     if (this.state.kind !== "online" || !transport) return Promise.reject(new Disconnected());
     const ref = String(++this.#nextRef);
     return new Promise((resolve, reject) => {
-      // Silence means a dead connection; the next one finds out what became of the request.
-      const timer = setTimeout(() => this.#lost(1006, ""), PATIENCE_MS);
-      this.#waiting.set(ref, { resolve, reject, onReply, timer });
+      this.#waiting.set(ref, { resolve, reject, onReply, timer: this.#patience(ref, PATIENCE_MS) });
       transport.send(JSON.stringify({ ...command, ref }));
     });
   }
@@ -116,6 +125,19 @@ export class Connection {
   /** Sends a command that has no answer; dropped without a connection. */
   notify(command: Command): void {
     if (this.state.kind === "online") this.#transport?.send(JSON.stringify(command));
+  }
+
+  /**
+   * Silence means a dead connection; the next one finds out what became of the request. Commands are answered in their
+   * order: while others are answered, this one waits for its turn.
+   */
+  #patience(ref: string, ms: number): ReturnType<typeof setTimeout> {
+    return setTimeout(() => {
+      const left = this.#lastReply + PATIENCE_MS - Date.now();
+      const waiting = this.#waiting.get(ref);
+      if (left > 0 && waiting) waiting.timer = this.#patience(ref, left);
+      else this.#lost(1006, "");
+    }, ms);
   }
 
   async #dial(): Promise<void> {
@@ -165,6 +187,7 @@ export class Connection {
     }
     const reply = frame as Extract<ServerFrame, { ref?: string }>;
     this.#waiting.delete(reply.ref ?? "");
+    this.#lastReply = Date.now();
     clearTimeout(waiting.timer);
     if (reply.type === "error") {
       waiting.reject(new Refusal(reply.code, reply.message, reply.retry_after_ms));
@@ -218,6 +241,7 @@ export class Connection {
     const told = parseCloseReason(reason);
     const token = this.#token;
     this.#hangUp();
+    if (code === REPLACED) return this.#setState({ kind: "replaced" });
     if (!comesBack(code)) return this.#end(told.code ?? String(code));
     if (code === 4401) this.#rejected = token;
     const delay = reconnectDelay(this.#attempt++, told.retryAfterMs);

@@ -59,7 +59,8 @@ export class Hub {
     if (!frame) return;
     if (frame.type === "welcome") {
       this.welcome = text;
-      this.#framesPerSecond = frame.limits.frames_per_second;
+      // A server that tells a burst reads later what comes too fast.
+      this.#framesPerSecond = frame.limits.frames_burst ? 0 : frame.limits.frames_per_second;
     }
     if (!("ref" in frame) || frame.ref === undefined) return tell(frame.type === "token_expiring" ? self : undefined, text);
     const colon = frame.ref.indexOf(":");

@@ -1,11 +1,13 @@
 /**
  * Calls `wake` whenever the network may be another, or somebody looks again: a laptop that slept finds its sockets
- * dead. Only in a page. Ends by the function that it returns.
+ * dead. Calls `use` when somebody uses the page. Only in a page. Ends by the function that it returns.
  */
-export function watchSurroundings(wake: () => void): () => void {
+export function watchSurroundings(wake: () => void, use: () => void): () => void {
   const end = new AbortController();
-  for (const event of ["online", "offline", "pageshow", "visibilitychange"]) {
-    (globalThis as Partial<EventTarget>).addEventListener?.(event, wake, { signal: end.signal });
-  }
+  const on = (run: () => void, ...events: string[]) => {
+    for (const event of events) (globalThis as Partial<EventTarget>).addEventListener?.(event, run, { signal: end.signal, capture: true });
+  };
+  on(wake, "online", "offline", "pageshow", "visibilitychange");
+  on(use, "focus", "pointerdown", "keydown");
   return () => end.abort();
 }

@@ -1,3 +1,4 @@
+import { batchJoins } from "./batch.ts";
 import { SUBPROTOCOL } from "./wire.ts";
 
 /** What a transport tells. After `closed` nothing more. */
@@ -20,14 +21,17 @@ export type Dial = (token: string, events: TransportEvents) => Transport;
 export function webSocketDial(url: string): Dial {
   return (token, events) => {
     const socket = new WebSocket(url, [SUBPROTOCOL, `bearer.${token}`]);
+    const joins = batchJoins((text) => {
+      if (socket.readyState === WebSocket.OPEN) socket.send(text);
+    });
     socket.onmessage = ({ data }) => {
-      if (typeof data === "string") events.message(data);
+      if (typeof data !== "string") return;
+      joins.hear(data);
+      events.message(data);
     };
     socket.onclose = ({ code, reason }) => events.closed(code, reason);
     return {
-      send: (text) => {
-        if (socket.readyState === WebSocket.OPEN) socket.send(text);
-      },
+      send: (text) => joins.send(text),
       close: () => {
         socket.onmessage = socket.onclose = null;
         socket.close(1000);

@@ -91,6 +91,8 @@ export interface Limits {
   messages_per_minute: number;
   messages_burst: number;
   frames_per_second: number;
+  /** Frames that a rested connection may send at once; faster ones are read later. Older servers close instead. */
+  frames_burst?: number;
   connections_per_user: number;
   max_frame_bytes: number;
   /** Unicode code points. */
@@ -108,6 +110,8 @@ export interface Welcome {
   server_time: string;
   heartbeat_ms: number;
   limits: Limits;
+  /** What the server can do beyond the first version. */
+  features?: Open<"join_conversations">[];
 }
 export interface Joined {
   type: "joined";
@@ -148,6 +152,9 @@ export interface Ack extends Partial<SendAck> {
   last_read_seq?: number;
   /** Of a token: seconds since 1970. */
   expires_at?: number;
+  /** Of `join_conversations`: how many. */
+  joined?: number;
+  refused?: number;
 }
 export interface Left {
   type: "left";
@@ -189,6 +196,8 @@ export interface ErrorFrame {
   code: string;
   message: string;
   retry_after_ms?: number;
+  /** Of one of several conversations. */
+  conversation_id?: string;
 }
 
 export type Reply = Joined | Ack | Left;
@@ -197,6 +206,7 @@ export type ServerFrame = Welcome | Reply | LogEvent | Typing | Presence | Conve
 /** What a client sends, without its `ref`. */
 export type Command =
   | { type: "join_conversation"; conversation_id: string; after?: number }
+  | { type: "join_conversations"; conversations: { conversation_id: string; after?: number; ref?: string }[] }
   | { type: "leave_conversation"; conversation_id: string }
   | SendMessage
   | { type: "typing"; conversation_id: string; is_typing: boolean }

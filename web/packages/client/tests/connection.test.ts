@@ -82,7 +82,7 @@ describe("connecting", () => {
   it("begins afresh after a connection that did its work, unless the server ended it for what this client did", async () => {
     const connection = await connect();
     const pauses = [];
-    for (const code of [1006, 4009, 4008, 4029, 4001, 1006]) {
+    for (const code of [1006, 4010, 4008, 4029, 4001, 1006]) {
       network.last.welcome();
       void connection.request(TYPE);
       network.last.hear({ type: "ack", ref: network.last.sent[0]?.ref });
@@ -124,6 +124,38 @@ describe("connecting", () => {
     connection.start();
     await settle();
     expect(network.sockets).toHaveLength(2);
+  });
+
+  it("stays away after it was replaced until somebody uses it", async () => {
+    const connection = await online();
+    network.last.drop(4509, '{"code":"replaced"}');
+    expect(connection.state).toEqual({ kind: "replaced" });
+    connection.wake();
+    await vi.advanceTimersByTimeAsync(600_000);
+    expect(network.sockets).toHaveLength(1);
+    connection.use();
+    await settle();
+    expect(network.sockets).toHaveLength(2);
+    network.last.welcome();
+    expect(connection.state).toEqual({ kind: "online" });
+  });
+
+  it("takes a request for lost only if none is answered any more", async () => {
+    const connection = await online();
+    const last = connection.request(TYPE);
+    const [lastRef] = network.last.sent.map(({ ref }) => ref).slice(-1);
+    // The server answers one command after the other, and these come first.
+    for (let n = 0; n < 4; n++) {
+      void connection.request(TYPE);
+      await vi.advanceTimersByTimeAsync(6_000);
+      network.last.hear({ type: "ack", ref: network.last.sent.at(-1)?.ref });
+    }
+    expect(connection.state).toEqual({ kind: "online" });
+    network.last.hear({ type: "ack", ref: lastRef });
+    await last;
+    void connection.request(TYPE).catch(() => undefined);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(connection.state.kind).toBe("waiting");
   });
 
   it("leaves nothing behind when stopped", async () => {

@@ -9,7 +9,7 @@ import { install, pack, type Packed, problems } from "../../../tests/pack.ts";
 
 const FOLDER = join(import.meta.dirname, "..");
 /** Bytes, minified and gzipped, that an entry point may weigh with all that it needs. */
-const LIMITS = { index: 8.5 * 1_024, tabs: 2.5 * 1_024, indexeddb: 1_024 };
+const LIMITS = { index: 9.5 * 1_024, tabs: 2.5 * 1_024, indexeddb: 1_024 };
 
 let packed: Packed;
 let project: string;

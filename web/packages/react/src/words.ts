@@ -10,6 +10,7 @@ export interface Words {
   signInAgain: string;
   closedByServer(why: string): string;
   connectAgain: string;
+  replaced: string;
 
   conversations: string;
   noConversations: string;
@@ -105,6 +106,7 @@ export const english: Words = {
   signInAgain: "Sign in again",
   closedByServer: (why) => `The server closed the connection (${why}).`,
   connectAgain: "Connect again",
+  replaced: "The chat is open in too many other places. It goes on here when you use this page.",
 
   conversations: "Conversations",
   noConversations: "No conversations yet.",

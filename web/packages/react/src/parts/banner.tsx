@@ -44,7 +44,7 @@ export function ConnectionBanner({ onSignIn }: ConnectionBannerProps) {
 export function ConnectionLabel() {
   const { words } = useLanguage();
   const { connectionState, isConnected } = useConnection();
-  const text = { online: words.connected, connecting: words.connecting, waiting: words.noConnection, ended: words.disconnected, stopped: words.disconnected };
+  const text = { online: words.connected, connecting: words.connecting, waiting: words.noConnection, ended: words.disconnected, replaced: words.disconnected, stopped: words.disconnected };
   return (
     <span className="pl-subtitle pl-connection" data-online={isConnected || undefined} data-state={connectionState.kind} data-testid="connection">
       {text[connectionState.kind]}
@@ -54,6 +54,7 @@ export function ConnectionLabel() {
 
 function buttonOf(state: ConnectionState, words: Words, reconnect: () => void, onSignIn: (() => void) | undefined) {
   if (state.kind === "waiting") return { label: words.tryNow, press: reconnect };
+  if (state.kind === "replaced") return { label: words.connectAgain, press: reconnect };
   if (state.kind !== "ended") return undefined;
   if (state.why !== "token_refused") return { label: words.connectAgain, press: reconnect };
   return onSignIn && { label: words.signInAgain, press: onSignIn };
@@ -63,6 +64,8 @@ function explain(state: ConnectionState, now: number, words: Words): string {
   switch (state.kind) {
     case "waiting":
       return words.retryingIn(secondsUntil(state.retryAt, now));
+    case "replaced":
+      return words.replaced;
     case "ended":
       return state.message ?? (state.why === "token_refused" ? words.signInEnded : words.closedByServer(state.why));
     default:
