@@ -118,6 +118,7 @@ impl Budget {
             }
             Some(Verdict { retry_after_ms: Some(after) }) => Err(limited(Duration::from_millis(after))),
             None => {
+                metrics::budget_decided_alone();
                 check(limiter, user)?;
                 self.tell_others(user, self.node.clone());
                 Ok(())

@@ -83,6 +83,10 @@ fn clients() {
     describe_counter!(COMMANDS, "Frames done, by command and outcome (ok, refused, failed: the server's fault)");
     describe_counter!(REFUSALS, "Requests refused, by error code");
     describe_counter!(RATE_LIMITED, "What was over a limit, by kind (messages, frames, connections, requests)");
+    describe_counter!(
+        BUDGET_DECIDED_ALONE,
+        "Messages for which the node that counts the user's budget did not answer in time"
+    );
     describe_gauge!(QUEUE_BYTES, Unit::Bytes, "Bytes that wait for slow readers, all sockets together");
     describe_gauge!(QUEUE_SOCKETS, "Sockets for which something waits");
     describe_gauge!(QUEUE_AGE, Unit::Seconds, "How long the slowest of them has had something waiting");
@@ -114,5 +118,6 @@ fn parts() {
     describe_counter!(NATS_BYTES, Unit::Bytes, "Payload of NATS messages, by direction (in, out)");
     describe_gauge!(POSTGRES_UP, "1 unless Postgres did not answer lately");
     describe_gauge!(POSTGRES_CONNECTIONS, "Connections to Postgres, by state (busy, idle)");
+    describe_counter!(JWKS_READS, "Readings of the JWKS, by outcome (ok, failed)");
     describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
 }

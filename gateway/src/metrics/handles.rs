@@ -16,6 +16,7 @@ pub(super) const COMMANDS: &str = "partyline_gateway_commands_total";
 pub(super) const MESSAGES: &str = "partyline_gateway_messages_total";
 pub(super) const REFUSALS: &str = "partyline_gateway_refusals_total";
 pub(super) const RATE_LIMITED: &str = "partyline_gateway_rate_limited_total";
+pub(super) const BUDGET_DECIDED_ALONE: &str = "partyline_gateway_budget_decided_alone_total";
 pub(super) const QUEUE_BYTES: &str = "partyline_gateway_outbound_queue_bytes";
 pub(super) const QUEUE_SOCKETS: &str = "partyline_gateway_outbound_queue_sockets";
 pub(super) const QUEUE_AGE: &str = "partyline_gateway_outbound_queue_age_seconds";
@@ -35,6 +36,7 @@ pub(super) const NATS_MESSAGES: &str = "partyline_gateway_nats_messages_total";
 pub(super) const NATS_BYTES: &str = "partyline_gateway_nats_bytes_total";
 pub(super) const POSTGRES_UP: &str = "partyline_gateway_postgres_up";
 pub(super) const POSTGRES_CONNECTIONS: &str = "partyline_gateway_postgres_connections";
+pub(super) const JWKS_READS: &str = "partyline_gateway_jwks_reads_total";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
 pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
@@ -67,6 +69,7 @@ pub(super) struct Handles {
     pub(super) commands: [[Counter; OUTCOMES.len()]; VERBS.len()],
     pub(super) limited_messages: Counter,
     pub(super) limited_requests: Counter,
+    pub(super) budget_decided_alone: Counter,
     pub(super) queue_bytes: Gauge,
     pub(super) queue_sockets: Gauge,
     pub(super) queue_age: Gauge,
@@ -90,6 +93,7 @@ pub(super) struct Handles {
     pub(super) postgres_up: Gauge,
     pub(super) postgres_busy: Gauge,
     pub(super) postgres_idle: Gauge,
+    pub(super) jwks_reads: [Counter; 2],
 }
 
 pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
@@ -101,6 +105,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     commands: VERBS.map(|verb| OUTCOMES.map(|outcome| counter!(COMMANDS, "command" => verb, "outcome" => outcome))),
     limited_messages: counter!(RATE_LIMITED, "kind" => "messages"),
     limited_requests: counter!(RATE_LIMITED, "kind" => "requests"),
+    budget_decided_alone: counter!(BUDGET_DECIDED_ALONE),
     queue_bytes: gauge!(QUEUE_BYTES),
     queue_sockets: gauge!(QUEUE_SOCKETS),
     queue_age: gauge!(QUEUE_AGE),
@@ -124,4 +129,5 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     postgres_up: gauge!(POSTGRES_UP),
     postgres_busy: gauge!(POSTGRES_CONNECTIONS, "state" => "busy"),
     postgres_idle: gauge!(POSTGRES_CONNECTIONS, "state" => "idle"),
+    jwks_reads: ["ok", "failed"].map(|outcome| counter!(JWKS_READS, "outcome" => outcome)),
 });
