@@ -64,8 +64,10 @@ impl Chat {
         let rooms = Directory::start(client.clone(), log.clone(), members.clone(), end.clone());
         let registry = Arc::new(Registry::default());
         let (changes, to_tell) = mpsc::unbounded_channel();
+        let grace = std::time::Duration::from_secs(u64::from(config.presence_grace_seconds));
         let presence =
-            Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, end.clone()).await;
+            Presence::start(node.clone(), &config.nats, log.clone(), registry.clone(), changes, grace, end.clone())
+                .await;
         let budget = Budget::start(node.clone(), client.clone(), presence.clone(), &config.limits, end.clone()).await?;
         let requests = Requests::start(config.limits.requests_per_second, end.clone());
         let stores = (store.clone(), log.clone());

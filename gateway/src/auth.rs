@@ -2,13 +2,12 @@
 //! nothing but which of the configured keys to try.
 
 mod claims;
+mod kept;
 mod keys;
+mod refresh;
 mod settings;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::http::{
@@ -17,21 +16,24 @@ use axum::http::{
 };
 use jsonwebtoken::{DecodingKey, Validation, errors::ErrorKind};
 use partyline_shared::{
+    admin::Latch,
     claims::Identity,
     wire::{BEARER_SUBPROTOCOL_PREFIX, ErrorCode, Refusal},
 };
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{AuthSettings, JwtAlgorithm, Secret};
 use self::{
     claims::Payload,
+    kept::KeptKeys,
     keys::{KeySet, Source},
+    refresh::{Outcome, Refresher},
 };
 use crate::clock;
 
-/// Unknown key ids make the gateway look for new keys at most this often.
-const ASKED_GAP: Duration = Duration::from_secs(5);
+/// How long a token whose key is unknown waits for new keys: long enough for the gap between two readings and one that
+/// is answered, and within the time of a handshake.
+const KEY_WAIT: Duration = Duration::from_secs(8);
 /// How often a file's date is looked at; its content is read only if that changed.
 const FILE_GLANCE: Duration = Duration::from_secs(5);
 
@@ -40,13 +42,10 @@ pub struct Verifier {
     validation: Validation,
     user_claim: String,
     leeway: i64,
-    keys: ArcSwap<KeySet>,
-    source: Option<Mutex<Refresher>>,
-}
-
-struct Refresher {
-    source: Source,
-    asked: Option<Instant>,
+    keys: Arc<ArcSwap<KeySet>>,
+    refresher: Option<Arc<Refresher>>,
+    /// Up once there are keys.
+    has_keys: Latch,
 }
 
 /// Why a token was not taken.
@@ -70,10 +69,11 @@ fn invalid(message: &str) -> Refusal {
 }
 
 impl Verifier {
-    /// Loads the keys and keeps them fresh until `shutdown`.
+    /// Loads the keys and keeps them fresh until `shutdown`. Without keys, because the identity provider is down and none
+    /// are kept, it goes on trying; [`Self::has_keys`] tells.
     ///
     /// # Errors
-    /// If the settings are wrong, or the first load of the JWKS fails.
+    /// If the settings are wrong.
     pub async fn start(settings: &AuthSettings, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let algorithm = settings.jwt_algorithm.algorithm();
         let mut validation = Validation::new(algorithm);
@@ -94,73 +94,68 @@ impl Verifier {
         }
         validation.set_required_spec_claims(&required);
 
-        let mut source = Source::new(settings)?;
-        let keys = match &mut source {
-            Some(source) => source.load().await?.unwrap_or_default(),
-            None => KeySet::shared_secret(settings.secret_bytes()),
-        };
-        let verifier = Arc::new(Self {
-            validation,
-            user_claim: settings.jwt_user_claim.clone(),
-            leeway: i64::from(settings.jwt_leeway_seconds),
-            keys: ArcSwap::from_pointee(keys),
-            source: source.map(|source| Mutex::new(Refresher { source, asked: None })),
-        });
-        if verifier.source.is_some() {
-            let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
-            let every = if settings.jwks_file.is_some() { every.min(FILE_GLANCE) } else { every };
-            tokio::spawn(Arc::clone(&verifier).keep_fresh(every, shutdown));
-        }
-        Ok(verifier)
-    }
-
-    async fn keep_fresh(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(every) => {
-                    if let Some(refresher) = &self.source {
-                        self.reload(&mut refresher.lock().await.source).await;
+        let (keys, has_keys) = (Arc::<ArcSwap<KeySet>>::default(), Latch::default());
+        let refresher = match Source::new(settings)? {
+            None => {
+                keys.store(Arc::new(KeySet::shared_secret(settings.secret_bytes())));
+                has_keys.set(true);
+                None
+            }
+            Some(source) => {
+                let mut kept = match (&settings.jwks_cache_file, &settings.jwks_url) {
+                    (Some(path), Some(url)) => Some(KeptKeys::new(path.clone(), url)),
+                    _ => None,
+                };
+                match kept.as_mut().map(|kept| kept.read(settings.jwt_algorithm)) {
+                    Some(Ok(Some(read))) => {
+                        keys.store(Arc::new(read));
+                        has_keys.set(true);
                     }
+                    Some(Err(error)) => tracing::warn!(error = format!("{error:#}"), "kept keys not taken"),
+                    Some(Ok(None)) | None => {}
                 }
+                let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
+                let every = if settings.jwks_file.is_some() { every.min(FILE_GLANCE) } else { every };
+                Some(Refresher::start(source, keys.clone(), kept, every, has_keys.clone(), shutdown).await)
             }
-        }
+        };
+        let leeway = i64::from(settings.jwt_leeway_seconds);
+        let user_claim = settings.jwt_user_claim.clone();
+        Ok(Arc::new(Self { validation, user_claim, leeway, keys, refresher, has_keys }))
     }
 
-    async fn reload(&self, source: &mut Source) {
-        match source.load().await {
-            Ok(Some(keys)) => {
-                tracing::debug!(keys = keys.len(), "JWKS read");
-                self.keys.store(Arc::new(keys));
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "JWKS not read; the old keys stay in force"),
-        }
-    }
-
-    /// Looks for keys newer than `seen`, unless somebody just did.
-    async fn look_for(&self, seen: &Arc<KeySet>) {
-        let Some(refresher) = &self.source else { return };
-        let mut refresher = refresher.lock().await;
-        if !Arc::ptr_eq(&self.keys.load(), seen) || refresher.asked.is_some_and(|at| at.elapsed() < ASKED_GAP) {
-            return;
-        }
-        refresher.asked = Some(Instant::now());
-        self.reload(&mut refresher.source).await;
+    /// Up once there are keys to check tokens with.
+    #[must_use]
+    pub fn has_keys(&self) -> Latch {
+        self.has_keys.clone()
     }
 
     /// Checks a token; waits for new keys if the token's is unknown, so that a rotation refuses nobody.
     ///
     /// # Errors
-    /// `token_invalid`, `token_expired`.
+    /// `token_invalid`, `token_expired`; `unavailable` if the key is unknown and the keys could not be read in time.
     pub async fn verify_or_refresh(&self, token: &str) -> Result<Identity, Refusal> {
-        let seen = self.keys.load_full();
-        match self.check(token) {
-            Err(Failure::UnknownKey) => {
-                self.look_for(&seen).await;
-                Ok(self.check(token)?)
+        match (self.check(token), &self.refresher) {
+            (Err(Failure::UnknownKey), Some(refresher)) => {
+                let found = tokio::time::timeout(KEY_WAIT, self.wait_for_key(token, refresher)).await;
+                found.unwrap_or_else(|_| Err(Refusal::unavailable("the source of the token's key")))
             }
-            other => Ok(other?),
+            (result, _) => Ok(result?),
+        }
+    }
+
+    /// Checks a token against each new set of keys until one of them has its key, or is known not to.
+    async fn wait_for_key(&self, token: &str, refresher: &Refresher) -> Result<Identity, Refusal> {
+        let mut readings = refresher.ask();
+        let mut outcome = Outcome::BegunBefore;
+        loop {
+            match (self.check(token), outcome) {
+                (Err(Failure::UnknownKey), Outcome::BegunBefore) => outcome = readings.next().await,
+                (Err(Failure::UnknownKey), Outcome::Failed) => {
+                    return Err(Refusal::unavailable("the source of the token's key"));
+                }
+                (result, _) => return Ok(result?),
+            }
         }
     }
 
@@ -209,7 +204,7 @@ impl Verifier {
                     return identity.map_err(Failure::Refused);
                 }
                 // Another key may be the right one, unless the token named this one.
-                Err(ErrorKind::InvalidSignature) if self.source.is_some() && !named => {}
+                Err(ErrorKind::InvalidSignature) if self.refresher.is_some() && !named => {}
                 Err(kind) => {
                     failure = Failure::Refused(refusal(&kind));
                     break;

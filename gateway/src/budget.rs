@@ -153,6 +153,7 @@ impl Budget {
                     return Err(limiter::refusal(Duration::from_millis(after)));
                 }
                 None => {
+                    metrics::budget_decided_alone();
                     limiter.check(user)?;
                     judge = self.node.clone();
                 }

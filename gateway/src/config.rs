@@ -48,6 +48,10 @@ pub struct Config {
     /// of a change was lost on its way from another gateway.
     #[arg(long, env = "PARTYLINE_MEMBERSHIP_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub membership_seconds: u32,
+    /// Seconds after a user's last connection has gone until others are told that the user is offline: a page that is
+    /// loaded again is back by then.
+    #[arg(long, env = "PARTYLINE_PRESENCE_GRACE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=300))]
+    pub presence_grace_seconds: u32,
     #[command(flatten)]
     pub limits: LimitSettings,
     #[command(flatten)]
@@ -105,7 +109,10 @@ pub struct LimitSettings {
     /// Seconds between pings.
     #[arg(long, env = "PARTYLINE_PING_SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub ping_seconds: u32,
-    /// Seconds without a sign of life before a socket is closed.
+    /// Socket.IO: seconds that a client has to answer a ping, as its own servers' `pingTimeout`.
+    #[arg(long, env = "PARTYLINE_PING_TIMEOUT_SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub ping_timeout_seconds: u32,
+    /// Seconds without a sign of life before a native socket is closed.
     #[arg(long, env = "PARTYLINE_IDLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(2..=7_200))]
     pub idle_seconds: u32,
 }

@@ -121,6 +121,16 @@ pub fn over_budget() {
     HANDLES.limited_messages.increment(1);
 }
 
+/// The JWKS was read, or could not be.
+pub fn jwks_read(read: bool) {
+    HANDLES.jwks_reads[usize::from(!read)].increment(1);
+}
+
+/// The node that counts a user's messages did not answer in time: this one decided by what it knew.
+pub fn budget_decided_alone() {
+    HANDLES.budget_decided_alone.increment(1);
+}
+
 /// A user made more requests than one may.
 pub fn too_many_requests() {
     HANDLES.limited_requests.increment(1);

@@ -10,19 +10,22 @@ use std::{
 };
 
 use async_nats::jetstream::kv::{Operation, Store as Bucket};
-use futures_util::{StreamExt, future::join_all};
+use futures_util::{StreamExt, TryStreamExt, future::join_all};
 use parking_lot::{Mutex, RwLock};
 use partyline_shared::{
     ids::UserId,
     settings::NatsSettings,
-    streams::{self, LEASE, LEASE_RENEWAL},
+    streams::{self, LEASE, LEASE_RENEWAL, PRESENCE_MARKER_TTL},
     subjects,
     timestamp::Timestamp,
 };
-use tokio::{sync::mpsc, time::MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::MissedTickBehavior,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::state::State;
+use self::state::{Leaving, State};
 use crate::{log::Log, session::registry::Registry, tasks};
 
 /// Keys written at once.
@@ -31,15 +34,26 @@ const WRITES: usize = 256;
 /// Between two looks for the buckets.
 const BUCKETS_RETRY: Duration = Duration::from_millis(250);
 
+/// Between two watches of a bucket.
+const WATCH_RETRY: Duration = Duration::from_secs(1);
+
 /// Before a key is written again that JetStream did not take: a leader may have to be found.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
-/// Somebody came online or went.
+/// How long the writer may take to finish when the node leaves.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// A user came online, or has been offline for longer than the grace.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub user_id: UserId,
     pub online: bool,
+    /// When the last connection went, of a user who is offline.
+    pub last_seen: Option<Timestamp>,
 }
+
+/// A leaving that begins, and when.
+type Departure = (UserId, Leaving, tokio::time::Instant);
 
 /// Presence, as this node sees it.
 pub struct Presence {
@@ -51,7 +65,15 @@ pub struct Presence {
     buckets: Mutex<(Bucket, Bucket)>,
     /// Users whose key may have to change.
     dirty: mpsc::UnboundedSender<UserId>,
+    /// Leavings, in order, for the task that ends their grace.
+    departures: mpsc::UnboundedSender<Departure>,
     changes: mpsc::UnboundedSender<Change>,
+    /// Asks the watch of users to begin again with a listing: removals may have gone by.
+    resync: Notify,
+    /// The node leaves: its keys and its lease are written no more.
+    leaving: CancellationToken,
+    /// What writes keys or the lease.
+    writers: TaskTracker,
 }
 
 impl Presence {
@@ -62,6 +84,7 @@ impl Presence {
         log: Arc<Log>,
         registry: Arc<Registry>,
         changes: mpsc::UnboundedSender<Change>,
+        grace: Duration,
         end: CancellationToken,
     ) -> Arc<Self> {
         // In a cluster there may be no leader yet; and its servers learn of a stream that was made one after the other.
@@ -72,6 +95,7 @@ impl Presence {
             }
         };
         let (dirty, to_write) = mpsc::unbounded_channel();
+        let (departures, departing) = mpsc::unbounded_channel();
         let presence = Arc::new(Self {
             node,
             settings: settings.clone(),
@@ -80,7 +104,11 @@ impl Presence {
             state: RwLock::default(),
             buckets: Mutex::new(buckets),
             dirty,
+            departures,
             changes,
+            resync: Notify::new(),
+            leaving: CancellationToken::new(),
+            writers: TaskTracker::new(),
         });
         while let Err(error) = presence.renew_lease().await {
             not_there(&error).await;
@@ -91,17 +119,18 @@ impl Presence {
             [
                 tokio::spawn(presence.clone().watch(false)),
                 tokio::spawn(presence.clone().watch(true)),
-                tokio::spawn(presence.clone().write(to_write)),
-                tokio::spawn(presence.clone().keep_lease()),
+                tokio::spawn(presence.clone().end_graces(departing, grace)),
+                presence.writers.spawn(presence.clone().write(to_write)),
+                presence.writers.spawn(presence.clone().keep_lease()),
             ],
         );
         presence
     }
 
-    /// Whether a user is connected anywhere.
+    /// Whether a user is connected anywhere, or was within the grace.
     #[must_use]
     pub fn online(&self, user: &UserId) -> bool {
-        self.registry.has(user) || self.state.read().users.contains_key(user)
+        self.registry.has(user) || self.state.read().online(user)
     }
 
     /// The nodes on which a user is connected.
@@ -138,6 +167,9 @@ impl Presence {
 
     /// The buckets, which live in memory, may be empty, or have been tidied up: write everybody again, and who has gone.
     pub async fn announce_all(&self) {
+        if self.leaving.is_cancelled() {
+            return;
+        }
         match streams::ensure_presence(self.log.jetstream(), &self.settings).await {
             Ok(buckets) => *self.buckets.lock() = buckets,
             Err(error) => tracing::warn!(%error, "presence buckets not found"),
@@ -147,15 +179,22 @@ impl Presence {
         }
         let known = self.state.read().users_of(&self.node);
         known.iter().chain(&self.registry.users()).for_each(|user| self.touch(user));
+        self.resync.notify_one();
     }
 
-    /// This node leaves: its people are gone from here, its lease ends.
+    /// This node leaves: its people are gone from here, its lease ends. Nothing is written after the purge: a key or a
+    /// marker of a node that never comes back would stay.
     pub async fn withdraw(&self) {
+        self.leaving.cancel();
+        self.writers.close();
+        if tokio::time::timeout(LAST_WRITES, self.writers.wait()).await.is_err() {
+            tracing::warn!("presence keys still being written when the node left");
+        }
+        self.purge(&self.node).await;
         let nodes = self.buckets.lock().1.clone();
         if let Err(error) = nodes.delete(&*self.node).await {
             tracing::debug!(%error, "lease not given up");
         }
-        self.purge(&self.node).await;
     }
 
     async fn renew_lease(&self) -> anyhow::Result<()> {
@@ -170,7 +209,9 @@ impl Presence {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed = Instant::now();
         loop {
-            tick.tick().await;
+            if self.leaving.run_until_cancelled(tick.tick()).await.is_none() {
+                return;
+            }
             match self.renew_lease().await {
                 // While NATS is away nobody's lease is heard, which says nothing about them.
                 Err(error) => {
@@ -199,8 +240,8 @@ impl Presence {
             if self.nodes().iter().min() == Some(&self.node) {
                 self.purge(&node).await;
                 self.log.tell_tidied(&node).await;
-                for user in &gone {
-                    self.log.note_seen(user, Timestamp::now()).await;
+                for (user, at) in &gone {
+                    self.log.note_seen(user, *at).await;
                 }
             }
         }
@@ -217,7 +258,8 @@ impl Presence {
     async fn write(self: Arc<Self>, mut dirty: mpsc::UnboundedReceiver<UserId>) {
         let mut announced: HashSet<UserId> = HashSet::new();
         let mut batch = Vec::new();
-        while dirty.recv_many(&mut batch, WRITES).await > 0 {
+        while self.leaving.run_until_cancelled(dirty.recv_many(&mut batch, WRITES)).await.is_some_and(|count| count > 0)
+        {
             let users: HashSet<UserId> = batch.drain(..).collect();
             let bucket = self.buckets.lock().0.clone();
             let written = join_all(users.into_iter().map(|user| {
@@ -227,7 +269,8 @@ impl Presence {
                     let done = if here {
                         bucket.put(&key, "1".into()).await.map(|_| ()).map_err(|error| error.to_string())
                     } else {
-                        bucket.delete(&key).await.map_err(|error| error.to_string())
+                        // The marker that is left tells the watchers, and ends by itself.
+                        bucket.purge_with_ttl(&key, PRESENCE_MARKER_TTL).await.map_err(|error| error.to_string())
                     };
                     (user, here, done)
                 }
@@ -252,18 +295,33 @@ impl Presence {
                 });
             }
         }
+        // The node leaves, and with it all who were here.
+        let now = Timestamp::now();
+        join_all(announced.iter().map(|user| self.log.note_seen(user, now))).await;
     }
 
     /// Follows a bucket, from its present content on, for ever.
     async fn watch(self: Arc<Self>, leases: bool) {
-        loop {
+        let mut followed = None;
+        'watches: loop {
             let bucket = {
                 let buckets = self.buckets.lock();
                 if leases { buckets.1.clone() } else { buckets.0.clone() }
             };
+            let made = bucket.stream.cached_info().created;
+            // A bucket that was lost says nothing about nodes that have not written theirs again.
+            if !leases && followed == Some(made) {
+                self.take_out_missing(&bucket).await;
+            }
             match bucket.watch_with_history(">").await {
                 Ok(mut entries) => {
-                    while let Some(entry) = entries.next().await {
+                    followed = Some(made);
+                    loop {
+                        let entry = tokio::select! {
+                            entry = entries.next() => entry,
+                            () = self.resync.notified(), if !leases => continue 'watches,
+                        };
+                        let Some(entry) = entry else { break };
                         match entry {
                             Ok(entry) if leases && entry.operation == Operation::Put => {
                                 self.see_node(&entry.key);
@@ -285,46 +343,88 @@ impl Presence {
                 }
                 Err(error) => tracing::debug!(%error, "presence not watched"),
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(WATCH_RETRY).await;
+        }
+    }
+
+    /// Takes out of the state what is no longer in the bucket: markers of removals end by themselves, so a watch that
+    /// was interrupted for long does not see them.
+    async fn take_out_missing(&self, bucket: &Bucket) {
+        let listed = async { anyhow::Ok(bucket.keys().await?.try_collect::<Vec<_>>().await?) };
+        match listed.await {
+            Ok(keys) => {
+                let parsed = keys.iter().filter_map(|key| subjects::parse_presence_key(key));
+                let listed = parsed.map(|(node, user)| (node.into(), user)).collect();
+                let mut state = self.state.write();
+                for (user, leaving) in state.retain(&listed) {
+                    self.departs(user, leaving);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "presence keys not listed"),
         }
     }
 
     fn see_node(&self, node: &str) {
-        self.state.write().hear(node, &self.node, Instant::now());
+        if self.state.write().hear(node, &self.node, Instant::now()) {
+            self.resync.notify_one();
+        }
     }
 
     fn see_user(&self, key: &str, here: bool) {
         let Some((node, user)) = subjects::parse_presence_key(key) else { return };
-        let change = {
-            let mut state = self.state.write();
-            let node = match state.nodes.get_key_value(node) {
-                Some((known, _)) => known.clone(),
-                None => {
-                    // Its lease comes, or it is dead and will be dropped.
-                    let node: Arc<str> = node.into();
-                    state.nodes.insert(node.clone(), Instant::now());
-                    node
-                }
-            };
-            if here { state.add(&user, node) } else { state.remove(&user, &node) }
+        let mut state = self.state.write();
+        let node = match state.nodes.get_key_value(node) {
+            Some((known, _)) => known.clone(),
+            None => {
+                // Its lease comes, or it is dead and will be dropped.
+                let node: Arc<str> = node.into();
+                state.nodes.insert(node.clone(), Instant::now());
+                node
+            }
         };
-        if change {
-            self.tell(user, here);
+        // Told while the state is held, so that what is told last is what holds.
+        if !here {
+            if let Some(leaving) = state.remove(&user, &node) {
+                self.departs(user, leaving);
+            }
+        } else if state.add(&user, node) {
+            self.tell(Change { user_id: user, online: true, last_seen: None });
         }
     }
 
-    fn tell(&self, user_id: UserId, online: bool) {
-        let _ = self.changes.send(Change { user_id, online });
+    fn tell(&self, change: Change) {
+        let _ = self.changes.send(change);
+    }
+
+    fn departs(&self, user: UserId, leaving: Leaving) {
+        let _ = self.departures.send((user, leaving, tokio::time::Instant::now()));
+    }
+
+    /// Tells of users who have not come back within the grace: a reload, or a move to another node, is no leaving.
+    async fn end_graces(self: Arc<Self>, mut departures: mpsc::UnboundedReceiver<Departure>, grace: Duration) {
+        // The grace is the same for all, so they end in the order in which they began.
+        while let Some((user_id, leaving, began)) = departures.recv().await {
+            tokio::time::sleep_until(began + grace).await;
+            let mut state = self.state.write();
+            if state.grace_ends(&user_id, leaving) {
+                self.tell(Change { user_id, online: false, last_seen: Some(leaving.at) });
+            }
+        }
     }
 
     /// Drops a node and its people.
     ///
     /// # Returns
-    /// Those who are online nowhere now.
-    fn forget_node(&self, node: &str) -> Vec<UserId> {
-        let gone = self.state.write().forget(node);
-        gone.iter().for_each(|user| self.tell(user.clone(), false));
-        gone
+    /// Those who are connected to no node now, and since when.
+    fn forget_node(&self, node: &str) -> Vec<(UserId, Timestamp)> {
+        let mut state = self.state.write();
+        let gone = state.forget(node);
+        gone.into_iter()
+            .map(|(user, leaving)| {
+                self.departs(user.clone(), leaving);
+                (user, leaving.at)
+            })
+            .collect()
     }
 }
 

@@ -3,7 +3,12 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::keyed::DefaultKeyedStateStore,
+};
 use partyline_shared::{
     claims::Identity,
     ids::UserId,
@@ -18,22 +23,24 @@ const BURST: NonZeroU32 = NonZeroU32::new(2).unwrap();
 /// Between two looks for users whose allowance is whole again.
 const TIDY: Duration = Duration::from_secs(60);
 
-type Limiter = DefaultKeyedRateLimiter<UserId>;
+type Limiter<C> = RateLimiter<UserId, DefaultKeyedStateStore<UserId>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// The allowances of all users.
-pub struct Requests(Option<Arc<Limiter>>);
+pub struct Requests<C: Clock = DefaultClock>(Option<Arc<Limiter<C>>>);
 
 impl Requests {
     /// Begins to count; `per_second` 0 lifts the limit. Until `end`, users at rest are forgotten.
     #[must_use]
     pub fn start(per_second: u32, end: CancellationToken) -> Self {
-        let limiter = limiter(per_second).map(Arc::new);
+        let limiter = limiter(per_second, DefaultClock::default()).map(Arc::new);
         if let Some(limiter) = limiter.clone() {
             tokio::spawn(async move { end.run_until_cancelled(tidy(&limiter)).await });
         }
         Self(limiter)
     }
+}
 
+impl<C: Clock> Requests<C> {
     /// Takes one request off a user's allowance; a service has as many as it likes.
     ///
     /// # Errors
@@ -48,13 +55,14 @@ impl Requests {
     }
 }
 
-fn limiter(per_second: u32) -> Option<Limiter> {
+fn limiter<C: Clock>(per_second: u32, clock: C) -> Option<Limiter<C>> {
     let per_second = NonZeroU32::new(per_second)?;
-    Some(RateLimiter::keyed(Quota::per_second(per_second).allow_burst(per_second.saturating_mul(BURST))))
+    let quota = Quota::per_second(per_second).allow_burst(per_second.saturating_mul(BURST));
+    Some(RateLimiter::dashmap_with_clock(quota, clock))
 }
 
 /// Forgets users whose allowance is whole again, and gives their memory back.
-async fn tidy(limiter: &Limiter) {
+async fn tidy(limiter: &Limiter<DefaultClock>) {
     let mut tick = tokio::time::interval(TIDY);
     loop {
         tick.tick().await;
@@ -65,36 +73,43 @@ async fn tidy(limiter: &Limiter) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use governor::clock::FakeRelativeClock;
 
     use super::*;
     use crate::authorise::tests::identity as who;
 
     #[test]
     fn a_user_has_two_seconds_worth_at_once_and_a_service_no_end() {
-        let requests = Requests(limiter(5).map(Arc::new));
+        let clock = FakeRelativeClock::default();
+        let requests = Requests(limiter(5, clock.clone()).map(Arc::new));
         let taken = |who: &Identity| (0..50).filter(|_| requests.spend(who).is_ok()).count();
-        assert!((10..=11).contains(&taken(&who("ann", false))));
-        assert!((10..=11).contains(&taken(&who("bob", false))));
+        assert_eq!(taken(&who("ann", false)), 10);
+        assert_eq!(taken(&who("bob", false)), 10);
         assert_eq!(taken(&who("market", true)), 50);
         let refused = requests.spend(&who("ann", false)).unwrap_err();
-        assert_eq!(refused.code, ErrorCode::RateLimited);
-        assert!((1..=200).contains(&refused.retry_after_ms.unwrap()));
-        assert!(limiter(0).is_none());
+        assert_eq!((refused.code, refused.retry_after_ms), (ErrorCode::RateLimited, Some(200)));
+        // One comes back every 200 ms, and no more than two seconds' worth wait.
+        clock.advance(Duration::from_millis(199));
+        assert_eq!(taken(&who("ann", false)), 0);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(taken(&who("ann", false)), 1);
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(taken(&who("ann", false)), 10);
+        assert!(limiter(0, clock).is_none());
     }
 
     #[test]
     fn users_at_rest_take_no_memory() {
-        let limiter = limiter(1_000).unwrap();
+        let clock = FakeRelativeClock::default();
+        let limiter = limiter(1_000, clock.clone()).unwrap();
         for n in 0..100 {
             let user = UserId::new(&format!("user-{n}")).unwrap();
             limiter.check_key(&user).unwrap();
         }
+        limiter.retain_recent();
         assert_eq!(limiter.len(), 100);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !limiter.is_empty() {
-            assert!(Instant::now() < deadline, "{} users are remembered", limiter.len());
-            limiter.retain_recent();
-        }
+        clock.advance(Duration::from_secs(1));
+        limiter.retain_recent();
+        assert!(limiter.is_empty(), "{} users are remembered", limiter.len());
     }
 }

@@ -83,7 +83,11 @@ pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<B
     let chat = Chat::start(config, end.clone()).await?;
     let staying = Latch::default();
     staying.set(true);
-    let readiness = Readiness::new(vec![("nats", chat.nats_up.clone()), ("staying", staying.clone())]);
+    let readiness = Readiness::new(vec![
+        ("nats", chat.nats_up.clone()),
+        ("keys", chat.verifier.has_keys()),
+        ("staying", staying.clone()),
+    ]);
     let gateway =
         Arc::new(Gateway { chat, readiness, staying, draining: AtomicBool::new(false), socketio: Sessions::default() });
     Ok(Bound { gateway, http, admin, metrics, end })

@@ -179,12 +179,13 @@ fn upgrade(gateway: &Arc<Gateway>, session: Arc<Session>, request: &mut Request)
 
 /// Engine.IO's first packet.
 fn handshake(gateway: &Gateway, session: &Session, upgrades: &[&str]) -> String {
-    let limits = gateway.chat.config.limits.told(false);
+    let settings = &gateway.chat.config.limits;
+    let limits = settings.told(false);
     let told = json!({
         "sid": session.sid.simple().to_string(),
         "upgrades": upgrades,
         "pingInterval": limits.ping_interval_ms,
-        "pingTimeout": limits.idle_timeout_ms,
+        "pingTimeout": u64::from(settings.ping_timeout_seconds) * 1_000,
         "maxPayload": limits.max_frame_bytes,
     });
     format!("0{told}")

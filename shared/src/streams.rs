@@ -19,6 +19,9 @@ const EPOCH_KEY: &str = "partyline.epoch";
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often a node renews its lease.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(4);
+/// How long a marker of a removed presence key lasts, for watchers that are behind. One that is further behind lists the
+/// keys anew: it has not heard its own lease for [`LEASE`], which is shorter.
+pub const PRESENCE_MARKER_TTL: Duration = Duration::from_secs(30);
 /// How long the persister has for a batch before JetStream hands its events to another.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 
@@ -193,7 +196,14 @@ pub async fn ensure_presence(js: &Context, settings: &NatsSettings) -> anyhow::R
         num_replicas: usize::from(settings.nats_replicas),
         ..Default::default()
     };
-    let presence = get_or_create_bucket(js, bucket(subjects::PRESENCE_BUCKET, Duration::ZERO)).await?;
+    let mut presence = get_or_create_bucket(js, bucket(subjects::PRESENCE_BUCKET, Duration::ZERO)).await?;
+    // Markers of removed keys end by themselves.
+    let mut config = presence.stream.cached_info().config.clone();
+    if !config.allow_message_ttl {
+        config.allow_message_ttl = true;
+        js.update_stream(config).await?;
+        presence = js.get_key_value(subjects::PRESENCE_BUCKET).await?;
+    }
     let nodes = get_or_create_bucket(js, bucket(subjects::NODES_BUCKET, LEASE)).await?;
     Ok((presence, nodes))
 }

@@ -160,11 +160,9 @@ async fn tell_presence(chat: Arc<Chat>, mut changes: mpsc::UnboundedReceiver<Cha
         if company.is_empty() {
             continue;
         }
-        let last_seen = (!change.online).then(partyline_shared::timestamp::Timestamp::now);
-        let frame = Frame::of(
-            &PresenceFrame { r#type: "presence", user_id: &change.user_id, online: change.online, last_seen },
-            Class::Ephemeral,
-        );
+        let Change { user_id, online, last_seen } = &change;
+        let frame = PresenceFrame { r#type: "presence", user_id, online: *online, last_seen: *last_seen };
+        let frame = Frame::of(&frame, Class::Ephemeral);
         company.iter().for_each(|conn| conn.send(&frame));
     }
 }

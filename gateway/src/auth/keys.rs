@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::settings::{AuthSettings, JwtAlgorithm};
 
 /// The largest JWKS, in bytes.
-const MAX_JWKS_BYTES: usize = 1 << 20;
+pub(super) const MAX_JWKS_BYTES: usize = 1 << 20;
 /// Base64 characters of the modulus of the smallest RSA key, 2,048 bits (RFC 7518, section 3.3).
 const MIN_RSA_MODULUS_CHARS: usize = 342;
 
@@ -22,11 +22,13 @@ const MIN_RSA_MODULUS_CHARS: usize = 342;
 pub(super) struct KeySet {
     by_id: HashMap<String, DecodingKey>,
     nameless: Vec<DecodingKey>,
+    /// All of them as they were published, without anything that is secret.
+    public: Vec<Jwk>,
 }
 
 impl KeySet {
     pub(super) fn shared_secret(secret: &[u8]) -> Self {
-        Self { by_id: HashMap::new(), nameless: vec![DecodingKey::from_secret(secret)] }
+        Self { nameless: vec![DecodingKey::from_secret(secret)], ..Self::default() }
     }
 
     /// The keys of a JWKS that fit the algorithm. Others are passed over: a set may serve several uses.
@@ -46,6 +48,7 @@ impl KeySet {
                 continue;
             }
             let Ok(key) = DecodingKey::from_jwk(&jwk) else { continue };
+            set.public.push(jwk.clone());
             match jwk.common.key_id {
                 Some(id) => {
                     set.by_id.insert(id, key);
@@ -55,6 +58,11 @@ impl KeySet {
         }
         ensure!(set.len() > 0, "no key for {:?} in it", algorithm.algorithm());
         Ok(set)
+    }
+
+    /// The public keys, as they were published.
+    pub(super) fn public(&self) -> &[Jwk] {
+        &self.public
     }
 
     pub(super) fn len(&self) -> usize {

@@ -66,7 +66,13 @@ pub struct AuthSettings {
     /// Where the public keys (JWKS) are fetched from.
     #[arg(long, env = "PARTYLINE_JWKS_URL")]
     pub jwks_url: Option<String>,
-    /// Seconds between fetches of the public keys. An unknown key id fetches them too, at most every 5 s.
+    /// A file in which the keys of `PARTYLINE_JWKS_URL` are kept, so that a gateway can start while the identity
+    /// provider is down. Its folder must exist, and be writable by the gateway alone: whoever writes the file can
+    /// forge tokens.
+    #[arg(long, env = "PARTYLINE_JWKS_CACHE_FILE")]
+    pub jwks_cache_file: Option<PathBuf>,
+    /// Seconds between fetches of the public keys. An unknown key id fetches them too, 5 s after
+    /// the fetch before at the earliest; a token waits for that.
     #[arg(long, env = "PARTYLINE_JWKS_REFRESH_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub jwks_refresh_seconds: u32,
     /// The claim that holds the user's id, a string or a whole number.
@@ -93,6 +99,14 @@ impl AuthSettings {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        if let Some(path) = &self.jwks_cache_file {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if self.jwks_url.is_none() {
+                problems.push("PARTYLINE_JWKS_CACHE_FILE: only with PARTYLINE_JWKS_URL".into());
+            } else if folder.is_some_and(|folder| !folder.is_dir()) {
+                problems.push(format!("PARTYLINE_JWKS_CACHE_FILE: no folder for {}", path.display()));
+            }
+        }
         if self.jwt_user_claim.is_empty() {
             problems.push("PARTYLINE_JWT_USER_CLAIM: empty".into());
         }

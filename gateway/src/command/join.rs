@@ -319,6 +319,7 @@ fn finish(opening: &[u8], seq: Seq, events: &[u8], live: &mut dyn Iterator<Item 
 pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
     let (room, typed) = conn.side(|side| {
         let place = side.joined.iter().position(|room| room.id == conversation);
+        side.postponed.take_if(|typing| typing.conversation_id == conversation);
         let typed = side.typing.take_if(|typing| typing.conversation_id == conversation);
         (place.map(|place| side.joined.swap_remove(place)), typed)
     });
@@ -333,7 +334,10 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
 
 /// Leaves everything, since the socket is gone.
 pub async fn leave_all(chat: &Chat, conn: &Conn) {
-    let (rooms, typed) = conn.side(|side| (std::mem::take(&mut side.joined), side.typing.take()));
+    let (rooms, typed) = conn.side(|side| {
+        side.postponed = None;
+        (std::mem::take(&mut side.joined), side.typing.take())
+    });
     rooms.iter().for_each(|room| room.leave(conn));
     if let Some(typed) = typed {
         typing::end(chat, &conn.identity(), typed).await;

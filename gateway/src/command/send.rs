@@ -12,7 +12,7 @@ use partyline_shared::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::sent::Sent;
+use super::{sent::Sent, typing};
 use crate::{
     app::Chat,
     authorise,
@@ -84,6 +84,7 @@ pub async fn send(
         return Ok(again(conversation_id, client_id, first));
     }
     metrics::message_taken(false);
+    typing::end_by_message(chat, who, conversation_id).await;
 
     let inbox = chat.inbox.clone();
     chat.commands.spawn(async move {

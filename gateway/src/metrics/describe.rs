@@ -83,7 +83,14 @@ fn clients() {
     describe_gauge!(ROOM_MEMBERS, "Sockets in these conversations, counted once for each");
     describe_counter!(COMMANDS, "Frames done, by command and outcome (ok, refused, failed: the server's fault)");
     describe_counter!(REFUSALS, "Requests refused, by error code");
-    describe_counter!(RATE_LIMITED, "What was over a limit, by kind (messages, frames that were read later, connections, requests)");
+    describe_counter!(
+        RATE_LIMITED,
+        "What was over a limit, by kind (messages, frames that were read later, connections, requests)"
+    );
+    describe_counter!(
+        BUDGET_DECIDED_ALONE,
+        "Messages for which the node that counts the user's budget did not answer in time"
+    );
     describe_gauge!(QUEUE_BYTES, Unit::Bytes, "Bytes that wait for slow readers, all sockets together");
     describe_gauge!(QUEUE_SOCKETS, "Sockets for which something waits");
     describe_gauge!(QUEUE_AGE, Unit::Seconds, "How long the slowest of them has had something waiting");
@@ -118,5 +125,6 @@ fn parts() {
     describe_counter!(OUTBOX_RELAYED, "Committed changes that were told, by whom (command, sweep)");
     describe_gauge!(OUTBOX_ROWS, "Committed changes that are still to be told, of all gateways together");
     describe_gauge!(OUTBOX_OLDEST, Unit::Seconds, "Age of the oldest of them; 0 without any");
+    describe_counter!(JWKS_READS, "Readings of the JWKS, by outcome (ok, failed)");
     describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
 }

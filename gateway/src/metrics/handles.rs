@@ -16,6 +16,7 @@ pub(super) const COMMANDS: &str = "partyline_gateway_commands_total";
 pub(super) const MESSAGES: &str = "partyline_gateway_messages_total";
 pub(super) const REFUSALS: &str = "partyline_gateway_refusals_total";
 pub(super) const RATE_LIMITED: &str = "partyline_gateway_rate_limited_total";
+pub(super) const BUDGET_DECIDED_ALONE: &str = "partyline_gateway_budget_decided_alone_total";
 pub(super) const QUEUE_BYTES: &str = "partyline_gateway_outbound_queue_bytes";
 pub(super) const QUEUE_SOCKETS: &str = "partyline_gateway_outbound_queue_sockets";
 pub(super) const QUEUE_AGE: &str = "partyline_gateway_outbound_queue_age_seconds";
@@ -38,6 +39,7 @@ pub(super) const POSTGRES_CONNECTIONS: &str = "partyline_gateway_postgres_connec
 pub(super) const OUTBOX_RELAYED: &str = "partyline_gateway_outbox_relayed_total";
 pub(super) const OUTBOX_ROWS: &str = "partyline_gateway_outbox_rows";
 pub(super) const OUTBOX_OLDEST: &str = "partyline_gateway_outbox_oldest_seconds";
+pub(super) const JWKS_READS: &str = "partyline_gateway_jwks_reads_total";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
 pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
@@ -72,6 +74,7 @@ pub(super) struct Handles {
     pub(super) limited_messages: Counter,
     pub(super) limited_requests: Counter,
     pub(super) limited_frames: Counter,
+    pub(super) budget_decided_alone: Counter,
     pub(super) queue_bytes: Gauge,
     pub(super) queue_sockets: Gauge,
     pub(super) queue_age: Gauge,
@@ -99,6 +102,7 @@ pub(super) struct Handles {
     pub(super) relayed: [Counter; 2],
     pub(super) outbox_rows: Gauge,
     pub(super) outbox_oldest: Gauge,
+    pub(super) jwks_reads: [Counter; 2],
 }
 
 pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
@@ -111,6 +115,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     limited_messages: counter!(RATE_LIMITED, "kind" => "messages"),
     limited_requests: counter!(RATE_LIMITED, "kind" => "requests"),
     limited_frames: counter!(RATE_LIMITED, "kind" => "frames"),
+    budget_decided_alone: counter!(BUDGET_DECIDED_ALONE),
     queue_bytes: gauge!(QUEUE_BYTES),
     queue_sockets: gauge!(QUEUE_SOCKETS),
     queue_age: gauge!(QUEUE_AGE),
@@ -137,4 +142,5 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     relayed: ["command", "sweep"].map(|by| counter!(OUTBOX_RELAYED, "by" => by)),
     outbox_rows: gauge!(OUTBOX_ROWS),
     outbox_oldest: gauge!(OUTBOX_OLDEST),
+    jwks_reads: ["ok", "failed"].map(|outcome| counter!(JWKS_READS, "outcome" => outcome)),
 });

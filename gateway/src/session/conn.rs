@@ -44,6 +44,10 @@ pub struct Side {
     pub typing: Option<Typing>,
     /// When typing was last passed on, in node milliseconds: stopping and starting must not get round the limit.
     pub typed: Option<u64>,
+    /// A start of typing that came too soon after the one before, and is passed on when that is allowed.
+    pub postponed: Option<Typing>,
+    /// Whether a task waits to pass it on.
+    pub is_postponing: bool,
 }
 
 /// A client behind another transport, which translates what it gets.

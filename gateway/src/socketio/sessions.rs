@@ -81,8 +81,8 @@ fn look_at(gateway: &Arc<Gateway>, session: &Arc<Session>, look: Look) {
     if is_stranger && look.silence(session.born) > limits.handshake_seconds {
         return session.end(gateway);
     }
-    // The ping's interval, and then as long as the handshake allows for the answer.
-    if look.silence(session.pipe.last_heard()) >= limits.ping_seconds + limits.idle_seconds {
+    // The ping's interval, and then as long as the client has for its answer.
+    if look.silence(session.pipe.last_heard()) >= limits.ping_seconds + limits.ping_timeout_seconds {
         session.pipe.close(CloseCode::IdleTimeout, None, None);
         return session.end(gateway);
     }

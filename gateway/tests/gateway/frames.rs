@@ -257,7 +257,7 @@ async fn join_conversations_answers_each_and_then_all() {
 #[tokio::test]
 async fn who_gives_no_sign_of_life_is_closed() {
     let world = World::new().await;
-    let gateway = world.launch().env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "3");
+    let gateway = world.launch().env("PARTYLINE_PING_SECONDS", "1").env("PARTYLINE_IDLE_SECONDS", "5");
     let gateway = gateway.start().await.unwrap();
     let (mut ann, mut bob) = (world.person(&gateway, "ann").await, world.person(&gateway, "bob").await);
     // Bob's client answers pings while it reads; ann's is asleep.

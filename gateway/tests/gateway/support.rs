@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::person::Person;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const CONVERSATIONS: &str = "/chat/api/conversations/";
 /// A conversation that isn't there.
 pub(crate) const NOWHERE: &str = "018f4e9c-7a54-7c8e-b8b5-0a1b2c3d4e5f";

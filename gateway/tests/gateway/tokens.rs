@@ -1,13 +1,25 @@
 //! Tokens that end, are renewed, and are signed with keys that change.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use devstack::testing::{Process, UserType};
+use axum::{Router, routing};
+use devstack::testing::{Launch, Process, UserType};
+use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use reqwest::StatusCode;
 use rsa::{RsaPrivateKey, pkcs1::EncodeRsaPrivateKey};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_tungstenite::tungstenite::error::Error as WsError;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     person::{Person, connect, handshake},
@@ -151,6 +163,72 @@ fn publish(path: &Path, keys: &[&Key]) {
     std::fs::rename(draft, path).unwrap();
 }
 
+/// An identity provider: a JWKS by HTTP that changes, hangs or is away.
+struct Provider {
+    url: String,
+    served: watch::Sender<Served>,
+    /// Requests that came.
+    asked: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+enum Served {
+    Keys(String),
+    Nothing,
+    /// Requests wait until something else is served.
+    Hanging,
+}
+
+impl Provider {
+    async fn start(served: Served) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+        let (served, watched) = watch::channel(served);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let answer = move || {
+            let (mut watched, count) = (watched.clone(), count.clone());
+            async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                let served = watched.wait_for(|served| !matches!(served, Served::Hanging)).await.unwrap().clone();
+                match served {
+                    Served::Keys(jwks) => Ok(jwks),
+                    _ => Err(StatusCode::SERVICE_UNAVAILABLE),
+                }
+            }
+        };
+        let app = Router::new().route("/jwks", routing::get(answer));
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { url, served, asked, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn serve(&self, served: Served) {
+        self.served.send_replace(served);
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn gateway(&self, world: &World) -> Launch {
+        world.launch().env("PARTYLINE_JWT_ALGORITHM", "EdDSA").env("PARTYLINE_JWKS_URL", &self.url)
+    }
+}
+
+fn keys(keys: &[&Key]) -> Served {
+    Served::Keys(json!({ "keys": keys.iter().map(|key| key.public()).collect::<Vec<_>>() }).to_string())
+}
+
+/// The status of a handshake; 101 is a success.
+async fn handshake_status(gateway: &Process, token: &str) -> u16 {
+    match connect(gateway, handshake(gateway, token)).await {
+        Ok(_) => 101,
+        Err(WsError::Http(refused)) => refused.status().as_u16(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 async fn comes_in(gateway: &Process, token: &str) -> bool {
     match connect(gateway, handshake(gateway, token)).await {
         Ok(_) => true,
@@ -214,4 +292,99 @@ async fn the_first_handshake_after_a_rotation_comes_in() {
     publish(&path, &[&new]);
     assert!(comes_in(&gateway, &new.token()).await);
     assert!(!comes_in(&gateway, &old.token()).await);
+}
+
+#[tokio::test]
+async fn handshakes_with_unknown_keys_share_the_wait_for_a_jwks_that_hangs() {
+    let world = World::new().await;
+    let known = Key::new(Algorithm::EdDSA, "known");
+    let provider = Provider::start(keys(&[&known])).await;
+    let gateway = provider.gateway(&world).start().await.unwrap();
+    assert_eq!(provider.asked(), 1);
+    provider.serve(Served::Hanging);
+    let strangers: Vec<_> = (0..20).map(|_| Key::new(Algorithm::EdDSA, "unknown").token()).collect();
+    let flood = join_all(strangers.iter().map(|token| handshake_status(&gateway, token)));
+    let served = async {
+        // Known keys wait for nobody.
+        until("the JWKS to be asked", async || provider.asked() == 2).await;
+        for _ in 0..5 {
+            assert_eq!(handshake_status(&gateway, &known.token()).await, 101);
+        }
+        assert_eq!(provider.asked(), 2);
+    };
+    // One fetch of 5 s is what all of them have waited for; before, each had one of its own.
+    let (refused, ()) = tokio::join!(flood, served);
+    assert_eq!(refused, [503; 20]);
+    assert_eq!(provider.asked(), 2);
+    // A failed look is no reason to ask at once again, and the next one finds what is new.
+    let new = Key::new(Algorithm::EdDSA, "new");
+    provider.serve(keys(&[&known, &new]));
+    assert_eq!(handshake_status(&gateway, &new.token()).await, 101);
+    let again = Key::new(Algorithm::EdDSA, "unknown").token();
+    assert_eq!(handshake_status(&gateway, &again).await, 401);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_keeps_nobody_with_a_new_key_out() {
+    let world = World::new().await;
+    let (old, new) = (Key::new(Algorithm::EdDSA, "old"), Key::new(Algorithm::EdDSA, "new"));
+    let provider = Provider::start(keys(&[&old])).await;
+    let gateway = provider.gateway(&world).start().await.unwrap();
+    let mut socket = Person::come(&gateway, &old.token()).await;
+    let stranger = Key::new(Algorithm::EdDSA, "unknown").token();
+    // A stranger uses up the look that may be had at once; then the keys change.
+    assert_eq!(handshake_status(&gateway, &stranger).await, 401);
+    let flood = AbortOnDropHandle::new(tokio::spawn({
+        let (addr, stranger) = (gateway.url(CONVERSATIONS), stranger.clone());
+        async move {
+            let http = reqwest::Client::new();
+            let ask = || async { http.get(&addr).bearer_auth(&stranger).send().await.map(|it| it.status().as_u16()) };
+            loop {
+                for status in join_all((0..50).map(|_| ask())).await {
+                    assert_eq!(status.unwrap(), 401);
+                }
+            }
+        }
+    }));
+    provider.serve(keys(&[&old, &new]));
+    let token = new.token();
+    let request = world.bare(&gateway, reqwest::Method::GET, CONVERSATIONS).bearer_auth(&token);
+    let refresh = json!({ "type": "refresh_token", "token": token });
+    let (native, rest, refreshed) =
+        tokio::join!(handshake_status(&gateway, &token), answer(request), socket.ask(refresh));
+    assert_eq!((native, rest.status, &refreshed["type"]), (101, 200, &json!("ack")));
+    let mut raw = Raw::come(&gateway, &new.token()).await;
+    raw.say("2").await;
+    assert_eq!(handshake_status(&gateway, &old.token()).await, 101);
+    assert!(!flood.is_finished());
+}
+
+#[tokio::test]
+async fn without_its_identity_provider_a_gateway_waits_or_starts_with_the_kept_keys() {
+    let world = World::new().await;
+    let key = Key::new(Algorithm::EdDSA, "key");
+    let provider = Provider::start(Served::Nothing).await;
+    let cache = world.env.dir().join("keys.json");
+    let launch = provider.gateway(&world).env("PARTYLINE_JWKS_CACHE_FILE", &cache);
+    let waiting = launch.spawn().unwrap();
+    // It lives, says what it waits for, and refuses tokens as what can be tried again.
+    let probe = async |path: &str| {
+        let response = reqwest::get(waiting.admin_url(path)).await.ok()?;
+        Some((response.status().as_u16(), response.text().await.ok()?))
+    };
+    until("the gateway to live", async || probe("/livez").await.is_some_and(|(status, _)| status == 200)).await;
+    assert_eq!(probe("/readyz").await.unwrap(), (503, "not ready: keys\n".into()));
+    assert_eq!(handshake_status(&waiting, &key.token()).await, 503);
+    assert!(!cache.exists());
+    provider.serve(keys(&[&key]));
+    waiting.wait_ready().await.unwrap();
+    assert_eq!(handshake_status(&waiting, &key.token()).await, 101);
+    until("the keys to be kept", async || cache.exists()).await;
+    waiting.kill().await;
+
+    for away in [Served::Nothing, Served::Hanging] {
+        provider.serve(away);
+        let kept = provider.gateway(&world).env("PARTYLINE_JWKS_CACHE_FILE", &cache).start().await.unwrap();
+        assert_eq!(handshake_status(&kept, &key.token()).await, 101);
+    }
 }

@@ -80,7 +80,7 @@ export function handshake(world) {
       assert.equal(text[0], "0");
       const { sid, ...told } = JSON.parse(text.slice(1));
       assert.match(sid, /^[0-9a-f]{32}$/);
-      assert.deepEqual(told, { upgrades: ["websocket"], pingInterval: 25_000, pingTimeout: 60_000, maxPayload: 20_480 });
+      assert.deepEqual(told, { upgrades: ["websocket"], pingInterval: 25_000, pingTimeout: 20_000, maxPayload: 20_480 });
       assert.equal(answer.headers.get("cache-control"), "no-store");
     });
 
