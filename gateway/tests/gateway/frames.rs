@@ -37,7 +37,7 @@ async fn breaking_the_protocol_ends_the_one_socket() {
     let mut ann = world.person(&gateway, "ann").await;
     let mut bob = world.person(&gateway, "bob").await;
     bob.join(&chat).await;
-    let half = vec![b' '; 10_000];
+    let half = vec![b' '; 12_000];
     let endless: Vec<u8> =
         std::iter::once(frame(0x01, b"{")).chain((0..20_000).map(|_| frame(0x00, b" "))).flatten().collect();
     let broken = [
