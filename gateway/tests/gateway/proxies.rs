@@ -461,7 +461,7 @@ async fn a_connection_outlives_a_pause_as_long_as_balancers_make_and_no_slow_req
     answered(&mut slow).await;
     let began = Instant::now();
     let mut drip = request("/livez").into_bytes().into_iter();
-    while let Some(byte) = drip.next() {
+    for byte in drip.by_ref() {
         if slow.write_all(&[byte]).await.is_err()
             || timeout(Duration::from_millis(50), slow.read(&mut [0; 1])).await.is_ok()
         {
