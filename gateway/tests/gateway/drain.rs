@@ -65,7 +65,7 @@ async fn a_gateway_that_is_told_to_end_sends_everybody_elsewhere_in_time() {
     let status = leaving.wait().await;
     assert!(status.success() && began.elapsed() < Duration::from_secs(6), "{status} after {:?}", began.elapsed());
 
-    // What was acknowledged is there, and ann is offline at once, without a wait for the lease.
+    // What was acknowledged is there, and ann is offline after the grace, without a wait for the lease.
     assert!(!acked.is_empty());
     for expected in &acked {
         assert_eq!(seq(&bob.expect("new_message").await), *expected);
