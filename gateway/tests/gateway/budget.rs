@@ -249,7 +249,7 @@ async fn budget_of_services_is_a_setting_and_apart_from_that_of_people() {
     assert!((2..=3).contains(&refused), "{answers:?}");
     // The same user with a person's token has a person's budget.
     let token = world.env.jwt_with("market", "MARKET", devstack::testing::UserType::Customer, None, 3_600).unwrap();
-    let mut person = crate::person::Person::come(&gateway, &token).await;
+    let person = crate::person::Person::come(&gateway, &token).await;
     assert_eq!(person.welcome["limits"]["messages_per_minute"], 10);
     let mut ann = world.person(&gateway, "ann").await;
     for n in 0..10 {
