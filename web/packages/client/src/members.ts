@@ -16,11 +16,10 @@ export class Members {
   }
 
   take(event: LogEvent): void {
-    if (event.type === "read") {
-      this.#mark(event.user_id, event.last_read_seq);
-    } else if (event.type === "new_message") {
+    if (event.type === "read" || event.type === "new_message") {
       // Who sends has read what came before.
-      this.#mark(event.sender_id, event.seq);
+      const [user, seq] = event.type === "read" ? [event.user_id, event.last_read_seq] : [event.sender_id, event.seq];
+      this.markers = new Map(this.markers).set(user, Math.max(this.marker(user), seq));
     } else if (event.type === "participant_added") {
       this.#without(event.participant.user_id, event.participant);
     } else if (event.type === "participant_removed") {
@@ -39,10 +38,6 @@ export class Members {
 
   marker(userId: string): number {
     return this.markers.get(userId) ?? 0;
-  }
-
-  #mark(userId: string, seq: number): void {
-    this.markers = new Map(this.markers).set(userId, Math.max(this.marker(userId), seq));
   }
 
   #without(userId: string, ...instead: Participant[]): void {
