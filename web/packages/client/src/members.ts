@@ -16,10 +16,11 @@ export class Members {
   }
 
   take(event: LogEvent): void {
-    if (event.type === "read" || event.type === "new_message") {
-      // Who sends has read what came before.
-      const [user, seq] = event.type === "read" ? [event.user_id, event.last_read_seq] : [event.sender_id, event.seq];
-      this.markers = new Map(this.markers).set(user, Math.max(this.marker(user), seq));
+    if (event.type === "read") {
+      this.markers = new Map(this.markers).set(event.user_id, Math.max(this.marker(event.user_id), event.last_read_seq));
+    } else if (event.type === "new_message") {
+      // Who sends has read what came before; no marker lies beyond the newest event.
+      this.markers = new Map(this.markers).set(event.sender_id, event.seq);
     } else if (event.type === "participant_added") {
       this.#without(event.participant.user_id, event.participant);
     } else if (event.type === "participant_removed") {
