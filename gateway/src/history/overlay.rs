@@ -14,8 +14,8 @@ use crate::{
 /// Conversations looked up at once.
 const AT_ONCE: usize = 16;
 
-/// A part of somebody's list, newest activity first, by what the log holds. A conversation whose newest message Postgres
-/// lacks stands in the first part already, and in no later one.
+/// A part of somebody's list, newest activity first, by what the log holds: a conversation whose newest message Postgres
+/// lacks stands at that message's place, and nowhere else.
 ///
 /// # Errors
 /// If Postgres doesn't answer.
@@ -29,25 +29,25 @@ pub async fn list(
     let floors = log.floors().await.ok();
     let mut page = store.conversations(user, cursor, limit).await?;
     let Some(floors) = floors else { return Ok(page) };
-    if cursor.is_none() && page.next.is_some() {
+    if page.next.is_some() {
         let lifted = lifted(store, log, &floors, user, &page.conversations).await?;
         page.conversations.extend(lifted);
     }
     refresh(store, log, &floors, user, &mut page.conversations).await;
     page.conversations.sort_by_key(|listed| Reverse(listed.place));
-    match cursor {
-        // It was in an earlier part, or has come to the top since.
-        Some(cursor) => page.conversations.retain(|listed| listed.place < cursor),
-        None if page.conversations.len() > limit as usize => {
-            page.conversations.truncate(limit as usize);
-            page.next = page.conversations.last().map(|listed| listed.place);
-        }
-        None => {}
+    // What lies above was in an earlier part or has come to the top since; what lies below is in a later part.
+    let (above, below) = (cursor, page.next);
+    page.conversations.retain(|listed| {
+        above.is_none_or(|above| listed.place < above) && below.is_none_or(|below| listed.place >= below)
+    });
+    if page.conversations.len() > limit as usize {
+        page.conversations.truncate(limit as usize);
+        page.next = page.conversations.last().map(|listed| listed.place);
     }
     Ok(page)
 }
 
-/// Conversations beyond the first part with events that Postgres lacks.
+/// Other conversations with events that Postgres lacks.
 async fn lifted(
     store: &Store,
     log: &Log,

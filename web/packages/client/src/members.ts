@@ -17,10 +17,10 @@ export class Members {
 
   take(event: LogEvent): void {
     if (event.type === "read") {
-      this.#mark(event.user_id, event.last_read_seq);
+      this.markers = new Map(this.markers).set(event.user_id, Math.max(this.marker(event.user_id), event.last_read_seq));
     } else if (event.type === "new_message") {
-      // Who sends has read what came before.
-      this.#mark(event.sender_id, event.seq);
+      // Who sends has read what came before; no marker lies beyond the newest event.
+      this.markers = new Map(this.markers).set(event.sender_id, event.seq);
     } else if (event.type === "participant_added") {
       this.#without(event.participant.user_id, event.participant);
     } else if (event.type === "participant_removed") {
@@ -39,10 +39,6 @@ export class Members {
 
   marker(userId: string): number {
     return this.markers.get(userId) ?? 0;
-  }
-
-  #mark(userId: string, seq: number): void {
-    this.markers = new Map(this.markers).set(userId, Math.max(this.marker(userId), seq));
   }
 
   #without(userId: string, ...instead: Participant[]): void {

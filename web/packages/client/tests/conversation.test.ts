@@ -267,6 +267,14 @@ describe("news for the list", () => {
     expect(conversation.news(listed({ unread_count: 9 }))).toMatchObject({ unread_count: 2, last_read_seq: 5, last_message: { seq: 7 } });
   });
 
+  it("has nothing unread before a message of mine", async () => {
+    const socket = await open(7, [5, 6, 7].map((seq) => newMessage(seq)), { has_older: true, read_markers: { [ME]: 5 } });
+    socket.hear(newMessage(8, { sender_id: ME }));
+    expect(conversation.news(listed({ unread_count: 9 }))).toMatchObject({ unread_count: 0, last_read_seq: 8 });
+    socket.hear(newMessage(9));
+    expect(conversation.news(listed({ unread_count: 9 }))).toMatchObject({ unread_count: 1, last_read_seq: 8 });
+  });
+
   it("knows that more may be unread than is held", async () => {
     await open(7, [5, 6, 7].map((seq) => newMessage(seq)), { has_older: true, read_markers: { [ME]: 2 } });
     expect(conversation.news(listed({ unread_count: 60 })).unread_count).toBe(60);
@@ -380,7 +388,8 @@ describe("reading", () => {
     socket.hear(newMessage(8, { sender_id: ME }));
     conversation.markRead();
     await vi.advanceTimersByTimeAsync(500);
-    expect([marks(), snapshot().readMarkers.get(ME)]).toEqual([[2, 5], 5]);
+    // My message is read as far as itself, without a marker of its own.
+    expect([marks(), snapshot().readMarkers.get(ME)]).toEqual([[2, 5], 8]);
   });
 
   it("is told as far as was seen, if that is less than what is held", async () => {
