@@ -330,11 +330,6 @@ impl Device {
             return Ok(());
         }
         held.joining = None;
-        if let Some(after) = after
-            && seq < after
-        {
-            return Err(breach("joined below after", ""));
-        }
         if after.is_none() {
             held.messages.clear();
             held.markers.clear();

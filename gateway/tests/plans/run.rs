@@ -604,11 +604,13 @@ impl Run<'_> {
         self.check_log()?;
         let folds: Vec<Fold> = (0..self.ids.len()).map(|it| self.fold(it)).collect();
         self.check_views(&folds, "at rest").await?;
-        self.check_badges(&folds).await?;
+        // What follows is worse than a wrong number.
+        let badges = self.check_badges(&folds).await;
         self.move_everybody().await?;
         self.check_views(&folds, "after moving").await?;
         self.check_history(&folds).await?;
-        self.check_strangers().await
+        self.check_strangers().await?;
+        badges
     }
 
     fn check_log(&self) -> Result<(), Breach> {
@@ -639,8 +641,9 @@ impl Run<'_> {
 
     async fn takes_part(&self, conversation: usize, user: &str) -> bool {
         let chat = self.chat(0);
-        let membership = chat.store.membership(self.ids[conversation].parse().unwrap()).await.unwrap();
-        membership.is_some_and(|it| it.participants.iter().any(|it| it.user_id.to_string() == *user))
+        // As Postgres has it, past every cache.
+        let page = chat.store.conversations(&UserId::new(user).unwrap(), None, 50).await.unwrap();
+        page.conversations.iter().any(|it| it.id.to_string() == self.ids[conversation])
     }
 
     async fn check_views(&self, folds: &[Fold], when: &str) -> Result<(), Breach> {
