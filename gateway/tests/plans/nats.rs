@@ -24,6 +24,8 @@ use crate::{
     postgres::write,
 };
 
+/// Retention cuts nothing that was written more recently.
+const CUT_AFTER: Duration = Duration::from_secs(1);
 const TIME: &str = "2026-01-01T00:00:00Z";
 const INFO: &str = concat!(
     "INFO {\"server_id\":\"plans\",\"server_name\":\"plans\",\"version\":\"2.12.0\",\"proto\":1,\"headers\":true,",
@@ -75,6 +77,8 @@ struct State {
     streams: BTreeMap<String, Stream>,
     /// Every event that the log ever had, for the oracle: retention takes nothing from it.
     log: Vec<Arc<Stored>>,
+    /// When the persister acknowledged what.
+    acknowledged: Vec<(Instant, u64)>,
     /// Names of clients whose connections are refused: their gateways are dead.
     dead: Vec<String>,
 }
@@ -126,13 +130,16 @@ impl Nats {
         let mut state = self.state.lock();
         let consumer = state.streams.get_mut("CHAT_LOG_0").unwrap().consumers.get_mut("persister").unwrap();
         consumer.ack_floor = consumer.ack_floor.max(seq);
+        state.acknowledged.push((Instant::now(), seq));
     }
 
-    /// Retention takes everything up to the persister's floor.
+    /// Retention takes what the persister acknowledged some time ago: nothing is cut as soon as it is written, and
+    /// gateways look at the floor twice a second.
     pub(crate) fn retain(&self) {
         let mut state = self.state.lock();
+        let old = state.acknowledged.iter().filter(|(at, _)| at.elapsed() > CUT_AFTER);
+        let floor = old.map(|(_, seq)| *seq).max().unwrap_or(0);
         let stream = state.streams.get_mut("CHAT_LOG_0").unwrap();
-        let floor = stream.consumers["persister"].ack_floor;
         stream.messages = stream.messages.split_off(&(floor + 1));
         stream.first = stream.first.max(floor + 1);
     }
