@@ -404,6 +404,7 @@ impl Device {
                 let deleted = event["deleted_at"].is_string();
                 let shown = Shown { client_id: text("client_id"), content: text("content"), deleted };
                 held.messages.insert(seq, shown);
+                self.mark(conversation, &text("sender_id"), seq);
             }
             "message_edited" => {
                 if event["content"] != "" {

@@ -3,6 +3,7 @@
 //! why so: `docs/decisions/0021-plans.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::large_futures, reason = "there is one of each at a time")]
 
 mod device;
 mod gate;

@@ -366,8 +366,23 @@ impl Nats {
         let stream = &state.streams[name];
         let (first, batch) = (asked["seq"].as_u64().unwrap_or(1), asked["batch"].as_u64().unwrap_or(1) as usize);
         let wanted = asked["next_by_subj"].as_str().unwrap_or(">");
+        if let Some(wanted) = asked["multi_last"].as_array() {
+            let last = |subject: &Value| {
+                let subject = subject.as_str().unwrap_or_default();
+                stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
+            };
+            let mut found: Vec<_> = wanted.iter().filter_map(last).collect();
+            found.sort_by_key(|it| it.seq);
+            found.truncate(batch);
+            return self.reply_direct(state, from, reply, name, &found);
+        }
         let found = stream.messages.range(first..).map(|(_, it)| it).filter(|it| fits(wanted, &it.subject));
-        let mut answers: Vec<_> = found.take(batch).map(|it| (None, place(name, it), it.payload.to_vec())).collect();
+        let found: Vec<_> = found.take(batch).collect();
+        self.reply_direct(state, from, reply, name, &found);
+    }
+
+    fn reply_direct(&self, state: &State, from: u64, reply: &str, name: &str, found: &[&Arc<Stored>]) {
+        let mut answers: Vec<_> = found.iter().map(|it| (None, place(name, it), it.payload.to_vec())).collect();
         let end = if answers.is_empty() { "404 Message Not Found" } else { "204 EOB" };
         answers.push((Some(end), vec![], vec![]));
         self.replies(state, from, reply, &answers);

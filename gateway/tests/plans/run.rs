@@ -521,9 +521,7 @@ type Listed = Option<(u64, Option<(u64, String)>)>;
 async fn list(chat: Arc<Chat>, user: String, ids: Vec<String>) -> Option<Vec<Listed>> {
     let user = UserId::new(&user).ok()?;
     // As the handler of the list does it.
-    let floors = chat.log.floors().await.ok()?;
-    let mut page = chat.store.conversations(&user, None, 50).await.ok()?;
-    overlay::refresh(&chat.store, &chat.log, &floors, &user, &mut page.conversations).await;
+    let page = overlay::list(&chat.store, &chat.log, &user, None, 50).await.ok()?;
     let find = |id: &String| {
         let listed = page.conversations.iter().find(|it| it.id.to_string() == **id)?;
         let last = listed.last_message.as_ref().map(|it| (it.seq, it.message.content.clone()));
@@ -563,6 +561,8 @@ impl Run<'_> {
             fold.head = stored.seq;
             match event {
                 Event::NewMessage(it) => {
+                    // A message marks everything up to itself as read by its sender.
+                    fold.markers.insert(it.sender_id.to_string(), stored.seq);
                     let shown = Shown { client_id: it.client_id.0.to_string(), content: it.content, deleted: false };
                     fold.messages.insert(stored.seq, (shown, it.sender_id.to_string(), it.message_id.0.to_string()));
                 }
