@@ -598,7 +598,7 @@ impl Nats {
         let words: Vec<&str> = words.collect();
         let mut state = self.state.lock();
         match (&*verb, &*words) {
-            ("CONNECT", [options @ ..]) => {
+            ("CONNECT", options) => {
                 let options: Value = serde_json::from_str(&options.join(" ")).unwrap_or(Value::Null);
                 let connection = state.connections.get_mut(&number)?;
                 connection.name = options["name"].as_str().unwrap_or_default().to_owned();

@@ -763,7 +763,7 @@ impl Run<'_> {
     /// Somebody who holds nothing joins on every gateway; and what REST gives.
     async fn check_history(&mut self, folds: &[Fold]) -> Result<(), Breach> {
         for gateway in 0..self.world.gateways.len() {
-            for conversation in 0..self.ids.len() {
+            for (conversation, fold) in folds.iter().enumerate() {
                 let people = 0..usize::from(self.plan.people);
                 let mut found = None;
                 for person in people {
@@ -787,7 +787,7 @@ impl Run<'_> {
                     advance(TICK).await;
                 }
                 let mut fresh = self.devices.pop().unwrap();
-                self.check_view(&folds[conversation], &fresh.held[conversation], conversation, &user, "fresh")?;
+                self.check_view(fold, &fresh.held[conversation], conversation, &user, "fresh")?;
                 fresh.disconnect();
                 let (chat, id) = (self.chat(gateway), self.id(conversation));
                 let page = history::page(&chat.store, &chat.log, id, Range::Last, 200).await;
@@ -801,7 +801,7 @@ impl Run<'_> {
                         (it.seq, Shown { client_id, content: it.message.content.clone(), deleted })
                     })
                     .collect();
-                let mut expected = folds[conversation].shown();
+                let mut expected = fold.shown();
                 if expected.len() > 200 {
                     expected = shown.keys().next().map_or(expected.clone(), |first| expected.split_off(first));
                 }
