@@ -61,6 +61,10 @@ impl Remote for Wire {
     fn waiting(&self) -> Option<(usize, u64)> {
         None
     }
+
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// A message as a client shows it.

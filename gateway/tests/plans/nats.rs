@@ -399,6 +399,9 @@ fn manage(state: &mut State, tokens: &[&str], asked: &Value) -> Value {
                 state.streams.insert(name.to_owned(), Stream::new(asked));
             }
             let Some(stream) = state.streams.get_mut(name) else { return missing("stream not found", 10059) };
+            if tokens[1] == "UPDATE" {
+                stream.config = asked.clone();
+            }
             if tokens[1] == "PURGE" {
                 let filter = asked["filter"].as_str().unwrap_or(">").to_owned();
                 let before = stream.messages.len();
