@@ -61,6 +61,10 @@ impl Remote for Wire {
     fn waiting(&self) -> Option<(usize, u64)> {
         None
     }
+
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// A message as a client shows it.
@@ -330,11 +334,6 @@ impl Device {
             return Ok(());
         }
         held.joining = None;
-        if let Some(after) = after
-            && seq < after
-        {
-            return Err(breach("joined below after", ""));
-        }
         if after.is_none() {
             held.messages.clear();
             held.markers.clear();
@@ -409,6 +408,7 @@ impl Device {
                 let deleted = event["deleted_at"].is_string();
                 let shown = Shown { client_id: text("client_id"), content: text("content"), deleted };
                 held.messages.insert(seq, shown);
+                self.mark(conversation, &text("sender_id"), seq);
             }
             "message_edited" => {
                 if event["content"] != "" {

@@ -3,6 +3,7 @@
 //! why so: `docs/decisions/0021-plans.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::large_futures, reason = "there is one of each at a time")]
 
 mod device;
 mod gate;
@@ -16,22 +17,17 @@ mod world;
 use std::{
     path::{Path, PathBuf},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use devstack::testing::TestEnv;
 
 use parking_lot::Mutex;
 
-use crate::{
-    device::{Breach, breach},
-    plan::Plan,
-};
+use crate::{device::Breach, plan::Plan};
 
 /// Steps of a plan that is made.
 const LENGTH: usize = 60;
-/// Real time that one plan may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a plan on a runtime of its own, in which time passes only when the plan says so.
 fn execute(plan: &Plan, database_url: &str, trace: bool) -> Result<(), Breach> {
@@ -40,13 +36,9 @@ fn execute(plan: &Plan, database_url: &str, trace: bool) -> Result<(), Breach> {
     let (end, ended) = mpsc::channel::<()>();
     runtime.spawn_blocking(move || ended.recv().is_err());
     PANICS.lock().clear();
-    let began = Instant::now();
     let outcome = runtime.block_on(run::run(plan, database_url, trace));
     drop(end);
     runtime.shutdown_background();
-    if began.elapsed() > PATIENCE {
-        return Err(breach("slow", format!("{:?}", began.elapsed())));
-    }
     outcome
 }
 

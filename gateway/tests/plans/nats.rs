@@ -24,6 +24,8 @@ use crate::{
     postgres::write,
 };
 
+/// Retention cuts nothing that was written more recently.
+const CUT_AFTER: Duration = Duration::from_secs(1);
 const TIME: &str = "2026-01-01T00:00:00Z";
 const INFO: &str = concat!(
     "INFO {\"server_id\":\"plans\",\"server_name\":\"plans\",\"version\":\"2.12.0\",\"proto\":1,\"headers\":true,",
@@ -75,6 +77,8 @@ struct State {
     streams: BTreeMap<String, Stream>,
     /// Every event that the log ever had, for the oracle: retention takes nothing from it.
     log: Vec<Arc<Stored>>,
+    /// When the persister acknowledged what.
+    acknowledged: Vec<(Instant, u64)>,
     /// Names of clients whose connections are refused: their gateways are dead.
     dead: Vec<String>,
 }
@@ -126,13 +130,16 @@ impl Nats {
         let mut state = self.state.lock();
         let consumer = state.streams.get_mut("CHAT_LOG_0").unwrap().consumers.get_mut("persister").unwrap();
         consumer.ack_floor = consumer.ack_floor.max(seq);
+        state.acknowledged.push((Instant::now(), seq));
     }
 
-    /// Retention takes everything up to the persister's floor.
+    /// Retention takes what the persister acknowledged some time ago: nothing is cut as soon as it is written, and
+    /// gateways look at the floor twice a second.
     pub(crate) fn retain(&self) {
         let mut state = self.state.lock();
+        let old = state.acknowledged.iter().filter(|(at, _)| at.elapsed() > CUT_AFTER);
+        let floor = old.map(|(_, seq)| *seq).max().unwrap_or(0);
         let stream = state.streams.get_mut("CHAT_LOG_0").unwrap();
-        let floor = stream.consumers["persister"].ack_floor;
         stream.messages = stream.messages.split_off(&(floor + 1));
         stream.first = stream.first.max(floor + 1);
     }
@@ -359,8 +366,23 @@ impl Nats {
         let stream = &state.streams[name];
         let (first, batch) = (asked["seq"].as_u64().unwrap_or(1), asked["batch"].as_u64().unwrap_or(1) as usize);
         let wanted = asked["next_by_subj"].as_str().unwrap_or(">");
+        if let Some(wanted) = asked["multi_last"].as_array() {
+            let last = |subject: &Value| {
+                let subject = subject.as_str().unwrap_or_default();
+                stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
+            };
+            let mut found: Vec<_> = wanted.iter().filter_map(last).collect();
+            found.sort_by_key(|it| it.seq);
+            found.truncate(batch);
+            return self.reply_direct(state, from, reply, name, &found);
+        }
         let found = stream.messages.range(first..).map(|(_, it)| it).filter(|it| fits(wanted, &it.subject));
-        let mut answers: Vec<_> = found.take(batch).map(|it| (None, place(name, it), it.payload.to_vec())).collect();
+        let found: Vec<_> = found.take(batch).collect();
+        self.reply_direct(state, from, reply, name, &found);
+    }
+
+    fn reply_direct(&self, state: &State, from: u64, reply: &str, name: &str, found: &[&Arc<Stored>]) {
+        let mut answers: Vec<_> = found.iter().map(|it| (None, place(name, it), it.payload.to_vec())).collect();
         let end = if answers.is_empty() { "404 Message Not Found" } else { "204 EOB" };
         answers.push((Some(end), vec![], vec![]));
         self.replies(state, from, reply, &answers);
@@ -377,6 +399,9 @@ fn manage(state: &mut State, tokens: &[&str], asked: &Value) -> Value {
                 state.streams.insert(name.to_owned(), Stream::new(asked));
             }
             let Some(stream) = state.streams.get_mut(name) else { return missing("stream not found", 10059) };
+            if tokens[1] == "UPDATE" {
+                stream.config = asked.clone();
+            }
             if tokens[1] == "PURGE" {
                 let filter = asked["filter"].as_str().unwrap_or(">").to_owned();
                 let before = stream.messages.len();
@@ -576,7 +601,7 @@ impl Nats {
         let words: Vec<&str> = words.collect();
         let mut state = self.state.lock();
         match (&*verb, &*words) {
-            ("CONNECT", [options @ ..]) => {
+            ("CONNECT", options) => {
                 let options: Value = serde_json::from_str(&options.join(" ")).unwrap_or(Value::Null);
                 let connection = state.connections.get_mut(&number)?;
                 connection.name = options["name"].as_str().unwrap_or_default().to_owned();

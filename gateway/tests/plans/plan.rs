@@ -84,7 +84,7 @@ pub(crate) enum Step {
         count: u8,
         acknowledge: bool,
     },
-    /// Retention takes what the persister has acknowledged.
+    /// Retention takes what the persister acknowledged more than a second ago.
     Retain,
     /// The next live events to a gateway are lost.
     DropLive {

@@ -11,7 +11,7 @@ use partyline_shared::{
     ids::UserId,
     settings::DatabaseSettings,
 };
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +22,9 @@ use crate::{
 
 /// JetStream's window for repeats, short enough for plans to leave it.
 const DEDUP_SECONDS: &str = "4";
+
+/// How long a lost notice of a change of participants may matter; shorter than a plan's rest.
+const MEMBERSHIP_SECONDS: &str = "40";
 
 /// A gateway.
 pub(crate) struct Gateway {
@@ -69,6 +72,8 @@ impl World {
             "0",
             "--dedup-seconds",
             DEDUP_SECONDS,
+            "--membership-seconds",
+            MEMBERSHIP_SECONDS,
         ]);
         let settings = DatabaseSettings { database_url: database_url.to_owned(), database_connections: 1 };
         let mut world = Self {
@@ -81,8 +86,10 @@ impl World {
         };
         for _ in 0..gateways {
             let starting = tokio::spawn(start_gateway(world.config.clone()));
+            let began = Instant::now();
             while !starting.is_finished() {
-                assert!(crate::PANICS.lock().is_empty(), "a gateway can't start");
+                let is_stuck = began.elapsed() > Duration::from_secs(20) || !crate::PANICS.lock().is_empty();
+                assert!(!is_stuck, "a gateway can't start");
                 world.gate.settle().await;
                 tokio::time::advance(Duration::from_millis(1)).await;
             }
