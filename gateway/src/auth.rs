@@ -28,6 +28,7 @@ use self::{
     claims::Payload,
     keys::{KeySet, Source},
 };
+use crate::tasks;
 
 /// Unknown key ids make the gateway look for new keys at most this often.
 const ASKED_GAP: Duration = Duration::from_secs(5);
@@ -106,20 +107,18 @@ impl Verifier {
         if verifier.source.is_some() {
             let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
             let every = if settings.jwks_file.is_some() { every.min(FILE_GLANCE) } else { every };
-            tokio::spawn(Arc::clone(&verifier).keep_fresh(every, shutdown));
+            let fresh = verifier.clone();
+            let task = move || fresh.clone().keep_fresh(every);
+            tokio::spawn(async move { shutdown.run_until_cancelled(tasks::restarting("jwks", task)).await });
         }
         Ok(verifier)
     }
 
-    async fn keep_fresh(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
+    async fn keep_fresh(self: Arc<Self>, every: Duration) {
         loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(every) => {
-                    if let Some(refresher) = &self.source {
-                        self.reload(&mut refresher.lock().await.source).await;
-                    }
-                }
+            tokio::time::sleep(every).await;
+            if let Some(refresher) = &self.source {
+                self.reload(&mut refresher.lock().await.source).await;
             }
         }
     }

@@ -89,10 +89,10 @@ impl Presence {
         tasks::until(
             end,
             [
-                tokio::spawn(presence.clone().watch(false)),
-                tokio::spawn(presence.clone().watch(true)),
-                tokio::spawn(presence.clone().write(to_write)),
-                tokio::spawn(presence.clone().keep_lease()),
+                tokio::spawn(tasks::essential("presence_users", presence.clone().watch(false))),
+                tokio::spawn(tasks::essential("presence_leases", presence.clone().watch(true))),
+                tokio::spawn(tasks::essential("presence_write", presence.clone().write(to_write))),
+                tokio::spawn(tasks::essential("presence_lease", presence.clone().keep_lease())),
             ],
         );
         presence

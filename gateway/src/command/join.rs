@@ -327,7 +327,7 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
         chat.registry.changed();
     }
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity(), typed).await;
+        typing::end(chat, &conn.identity(), typed);
     }
 }
 
@@ -336,6 +336,6 @@ pub async fn leave_all(chat: &Chat, conn: &Conn) {
     let (rooms, typed) = conn.side(|side| (std::mem::take(&mut side.joined), side.typing.take()));
     rooms.iter().for_each(|room| room.leave(conn));
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity(), typed).await;
+        typing::end(chat, &conn.identity(), typed);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use partyline_shared::{
     claims::Identity,
     ids::ConversationId,
-    subjects,
+    nats, subjects,
     wire::{Refusal, Typing},
 };
 use serde::Serialize;
@@ -47,22 +47,21 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
         (ended, pass_on)
     });
     if let Some(ended) = ended {
-        publish(chat, &conn.identity(), ended.conversation_id, false).await?;
+        publish(chat, &conn.identity(), ended.conversation_id, false);
     }
     if pass_on {
-        publish(chat, &conn.identity(), conversation_id, command.is_typing).await?;
+        publish(chat, &conn.identity(), conversation_id, command.is_typing);
     }
     Ok(())
 }
 
 /// Ends what a connection was typing, because it went or fell silent.
-pub async fn end(chat: &Chat, who: &Identity, typing: conn::Typing) {
-    if let Err(refusal) = publish(chat, who, typing.conversation_id, false).await {
-        tracing::debug!(%refusal, "end of typing not told");
-    }
+pub fn end(chat: &Chat, who: &Identity, typing: conn::Typing) {
+    publish(chat, who, typing.conversation_id, false);
 }
 
-async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, is_typing: bool) -> Result<(), Refusal> {
+/// Publishes without waiting; while NATS is away typing is dropped.
+fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, is_typing: bool) {
     #[derive(Serialize)]
     struct Frame<'a> {
         r#type: &'static str,
@@ -73,7 +72,8 @@ async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, i
     }
     let frame =
         Frame { r#type: "typing", conversation_id, user_id: who.user_id.as_str(), username: &who.username, is_typing };
-    let payload = serde_json::to_vec(&frame).map_err(|_| Refusal::unavailable("the gateway"))?;
-    let sent = chat.client.publish(subjects::live_typing(conversation_id), payload.into()).await;
-    sent.map_err(|_| Refusal::unavailable("the log"))
+    let Ok(payload) = serde_json::to_vec(&frame) else { return };
+    if let Err(error) = nats::try_publish(&chat.client, subjects::live_typing(conversation_id), payload.into()) {
+        tracing::debug!(%error, "typing not passed on");
+    }
 }

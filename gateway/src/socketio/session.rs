@@ -129,7 +129,7 @@ impl Session {
         let mut lane = self.lane.lock();
         lane.turns.push_back(turn);
         if !std::mem::replace(&mut lane.busy, true) {
-            tokio::spawn(lane::run(gateway.clone(), self.clone()));
+            gateway.connections.spawn(lane::run(gateway.clone(), self.clone()));
         }
     }
 
@@ -194,8 +194,9 @@ impl Session {
     pub fn leave(&self, gateway: &Arc<Gateway>) {
         let who = std::mem::replace(&mut *self.who.lock(), Who::Gone);
         if let Who::Known(conn) = who {
+            let tracker = gateway.connections.clone();
             let gateway = gateway.clone();
-            tokio::spawn(async move { life::depart(&gateway, &conn).await });
+            tracker.spawn(async move { life::depart(&gateway, &conn).await });
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         pipe::{Duty, Pipe},
         wire::Native,
     },
+    tasks,
 };
 
 /// How long a closed socket waits for the client's own close frame, in seconds.
@@ -34,11 +35,12 @@ pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, earl
     let conn = Conn::new(id, identity, Link::Native(pipe));
     let mut reader = Reader::new(early, limits.max_frame_bytes as usize);
     let mut requests = Requests { waiting: VecDeque::new(), frames: limiter(limits.frames_per_second) };
+    let tracker = gateway.connections.clone();
     let gateway = gateway.clone();
-    tokio::spawn(async move {
+    tracker.spawn(async move {
         let Some(pipe) = conn.native() else { return };
         life::arrive(&gateway, &conn);
-        live(&gateway, &conn, pipe, &mut reader, &mut requests).await;
+        let _ = tasks::caught("socket", live(&gateway, &conn, pipe, &mut reader, &mut requests)).await;
         pipe.mark_gone();
         Box::pin(life::depart(&gateway, &conn)).await;
     });
