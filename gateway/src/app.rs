@@ -2,9 +2,10 @@
 
 mod follow;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_nats::Client;
+use parking_lot::Mutex;
 use partyline_shared::{
     admin::Latch,
     ids::ConversationId,
@@ -39,10 +40,12 @@ pub struct Chat {
     pub inbox: Arc<Inbox>,
     pub sent: SentMessages,
     pub people: People,
-    /// Up while NATS is there.
+    /// Up while both connections to NATS stand and what was missed without them has been looked up.
     pub nats_up: Latch,
     /// Commands that must run to their end, and what follows from them: awaited before the process ends.
     pub commands: TaskTracker,
+    /// Changes of participants that other nodes were not told of, because NATS was away.
+    untold: Mutex<HashSet<ConversationId>>,
 }
 
 impl Chat {
@@ -57,8 +60,7 @@ impl Chat {
         let verifier = Verifier::start(&config.auth, end.clone()).await?;
         let store = Arc::new(Store::connect_lazy(&config.database)?);
         let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
-        let heard = link.subscribe();
-        let log = open_log(&client, &config, &node, &store).await?;
+        let log = open_log(&client, &config, &node, &store, &end).await?;
         let fresh = std::time::Duration::from_secs(u64::from(config.membership_seconds));
         let members = Arc::new(Members::new(store.clone(), fresh));
         let rooms = Directory::start(client.clone(), log.clone(), members.clone(), end.clone());
@@ -76,9 +78,6 @@ impl Chat {
         let window = std::time::Duration::from_secs(u64::from(config.nats.dedup_seconds));
         let sent = SentMessages::start(store.clone(), log.clone(), window);
         let people = People::start(store.clone(), client.clone());
-        let nats_up = Latch::default();
-        nats_up.set(true);
-        metrics::nats_connected(true);
         let told = Told {
             members_changed: client.subscribe(subjects::MEMBERS_CHANGED).await?,
             users_changed: client.subscribe(subjects::USERS_CHANGED).await?,
@@ -101,28 +100,46 @@ impl Chat {
             inbox,
             sent,
             people,
-            nats_up,
+            nats_up: Latch::default(),
+            untold: Mutex::default(),
             commands: TaskTracker::new(),
         });
-        follow::all(&chat, heard, told, to_tell, &end);
+        follow::all(&chat, link, told, to_tell, &end);
         relay::start(&chat, end);
         Ok(chat)
     }
 
-    /// The participants of a conversation changed here: every node forgets what it has cached.
+    /// The participants of a conversation changed here: every node forgets what it has cached. Does not wait for NATS;
+    /// while it is away the others are told after the reconnection.
     pub async fn members_changed(&self, conversation: ConversationId) {
         self.rooms.members_changed(conversation);
-        let told = self.client.publish(subjects::MEMBERS_CHANGED, conversation.to_string().into()).await;
+        self.tell_members_changed(conversation);
+    }
+
+    fn tell_members_changed(&self, conversation: ConversationId) {
+        let told = nats::try_publish(&self.client, subjects::MEMBERS_CHANGED, conversation.to_string().into());
         if let Err(error) = told {
-            tracing::warn!(%error, "change of participants not told");
+            tracing::warn!(%error, "change of participants not told yet");
+            self.untold.lock().insert(conversation);
         }
-        let _ = self.client.flush().await;
+    }
+
+    /// Tells other nodes of the changes that they missed because this node had no connection.
+    fn tell_untold(&self) {
+        let untold = std::mem::take(&mut *self.untold.lock());
+        untold.into_iter().for_each(|conversation| self.tell_members_changed(conversation));
     }
 }
 
-async fn open_log(client: &Client, config: &Config, node: &str, store: &Arc<Store>) -> anyhow::Result<Arc<Log>> {
+async fn open_log(
+    client: &Client,
+    config: &Config,
+    node: &str,
+    store: &Arc<Store>,
+    end: &CancellationToken,
+) -> anyhow::Result<Arc<Log>> {
     loop {
-        match Log::open(client.clone(), &config.nats, node, || highest_seq(store.clone())).await {
+        match Log::open(client.clone(), &config.nats, node, || highest_seq(store.clone()), end.clone()).await {
             Ok(log) => return Ok(log),
             Err(error) => {
                 tracing::warn!(%error, "the log is not there yet");

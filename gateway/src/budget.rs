@@ -96,19 +96,25 @@ impl Budget {
             tasks::until(
                 end.clone(),
                 [
-                    tokio::spawn(budget.clone().listen(told)),
-                    tokio::spawn(budget.clone().tell(to_tell)),
-                    tokio::spawn(budget.clone().tidy()),
+                    tokio::spawn(tasks::essential("budget_listen", budget.clone().listen(told))),
+                    tokio::spawn(tasks::essential("budget_tell", budget.clone().tell(to_tell))),
+                    tokio::spawn(tasks::essential("budget_tidy", budget.clone().tidy())),
                 ],
             );
         }
         if budget.people.is_some() {
             let asked = budget.client.subscribe(subjects::node_budget(&budget.node)).await?;
-            tasks::until(end.clone(), [tokio::spawn(budget.clone().judge_for_others(asked, false))]);
+            tasks::until(
+                end.clone(),
+                [tokio::spawn(tasks::essential("budget_judge", budget.clone().judge_for_others(asked, false)))],
+            );
         }
         if budget.services.is_some() {
             let asked = budget.client.subscribe(subjects::node_service_budget(&budget.node)).await?;
-            tasks::until(end, [tokio::spawn(budget.clone().judge_for_others(asked, true))]);
+            tasks::until(
+                end,
+                [tokio::spawn(tasks::essential("budget_judge_services", budget.clone().judge_for_others(asked, true)))],
+            );
         }
         Ok(budget)
     }

@@ -106,6 +106,8 @@ struct Refreshed {
 }
 
 async fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
+    // The sweeper does not close for the old token's end meanwhile.
+    let _renewal = conn.begin_renewal();
     let renewed = chat.verifier.verify_or_refresh(&command.token).await?;
     if renewed.user_id != conn.user_id {
         return Err(Refusal::new(partyline_shared::wire::ErrorCode::Forbidden, "the token is another person's"));

@@ -188,7 +188,7 @@ async fn stored(store: &Store, conversation: ConversationId, seq: Seq) -> Result
     match tokio::time::timeout(STORED_TIMEOUT, store.message(conversation, seq)).await {
         Ok(found) => found.map_err(unavailable),
         Err(_) => {
-            store.missed();
+            store.suspect();
             Err(Refusal::unavailable("the database"))
         }
     }

@@ -9,7 +9,7 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
-    subjects,
+    nats, subjects,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -101,7 +101,13 @@ impl Inbox {
         let inbox =
             Arc::new(Self { node, client, presence, registry, store, log, arrived, audiences: Audiences::default() });
         let news = inbox.client.subscribe(subjects::node_inbox(&inbox.node)).await?;
-        tasks::until(end, [tokio::spawn(inbox.clone().listen(news)), tokio::spawn(inbox.clone().deliver(to_tell))]);
+        tasks::until(
+            end,
+            [
+                tokio::spawn(tasks::essential("inbox_listen", inbox.clone().listen(news))),
+                tokio::spawn(tasks::essential("inbox_deliver", inbox.clone().deliver(to_tell))),
+            ],
+        );
         Ok(inbox)
     }
 
@@ -140,7 +146,7 @@ impl Inbox {
         for (node, users) in &audience.elsewhere {
             let news = News { users: users.clone(), ..news.clone() };
             if let Ok(payload) = serde_json::to_vec(&news)
-                && let Err(error) = self.client.publish(subjects::node_inbox(node), payload.into()).await
+                && let Err(error) = nats::try_publish(&self.client, subjects::node_inbox(node), payload.into())
             {
                 tracing::debug!(%error, "news not told");
             }
@@ -204,7 +210,7 @@ impl Inbox {
             failed => {
                 if let Some(Err(error)) = failed {
                     tracing::warn!(%error, "unread messages not counted");
-                    self.store.missed();
+                    self.store.failed(&error);
                 }
                 return wanted.into_iter().map(|key| ((key.user, key.conversation), None)).collect();
             }

@@ -3,6 +3,7 @@
 
 mod append;
 mod progress;
+mod publisher;
 mod read;
 
 use std::{
@@ -13,25 +14,34 @@ use std::{
 use arc_swap::ArcSwap;
 use async_nats::{
     Client,
+    connection::State,
     jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
 use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
+    nats,
     settings::NatsSettings,
     streams::{self, LogStream},
     subjects,
     timestamp::Timestamp,
+    wire::Refusal,
 };
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use self::progress::Progress;
 pub use self::{
     append::Appended,
     progress::{Floors, Watermark},
+    publisher::Traffic,
     read::{End, Rest},
 };
+use self::{progress::Progress, publisher::Publisher};
+use crate::tasks;
+
+/// How long JetStream may take to answer a request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One stored event.
 #[derive(Clone, Debug)]
@@ -60,6 +70,7 @@ struct PartitionState {
 pub struct Log {
     client: Client,
     js: Context,
+    publisher: Arc<Publisher>,
     settings: NatsSettings,
     node: String,
     partitions: Vec<Partition>,
@@ -68,20 +79,23 @@ pub struct Log {
 }
 
 impl Log {
-    /// Makes or finds the streams. `floor` tells the highest `seq` in Postgres, if a stream must be made.
+    /// Makes or finds the streams. `floor` tells the highest `seq` in Postgres, if a stream must be made. Keeps a
+    /// connection for appending until `end`.
     ///
     /// # Errors
     /// If JetStream or `floor` fails.
-    pub async fn open<F, R>(client: Client, settings: &NatsSettings, node: &str, floor: F) -> anyhow::Result<Arc<Self>>
+    pub async fn open<F, R>(
+        client: Client,
+        settings: &NatsSettings,
+        node: &str,
+        floor: F,
+        end: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>>
     where
         F: Fn() -> R,
         R: Future<Output = anyhow::Result<u64>>,
     {
-        let js = ContextBuilder::new()
-            .timeout(Duration::from_secs(5))
-            .ack_timeout(Duration::from_secs(5))
-            .max_ack_inflight(20_000)
-            .build(client.clone());
+        let js = ContextBuilder::new().timeout(ANSWER_TIMEOUT).ack_timeout(ANSWER_TIMEOUT).build(client.clone());
         let mut partitions = Vec::new();
         for state in load(&js, settings, floor).await? {
             partitions.push(Partition {
@@ -91,9 +105,15 @@ impl Log {
                 looking: AtomicBool::new(false),
             });
         }
+        let publisher = Publisher::new();
+        let name = format!("partyline-gateway-{node}-append");
+        let run = publisher.clone().run(settings.clone(), name, end.clone());
+        let run = tasks::essential_until("append_connection", run, end.clone());
+        tasks::until(end, [tokio::spawn(run)]);
         Ok(Arc::new(Self {
             client,
             js,
+            publisher,
             settings: settings.clone(),
             node: node.to_owned(),
             partitions,
@@ -105,6 +125,29 @@ impl Log {
     #[must_use]
     pub fn jetstream(&self) -> &Context {
         &self.js
+    }
+
+    /// Checks that both connections to NATS stand: what needs an answer of NATS is refused at once without them.
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub fn check_link(&self) -> Result<(), Refusal> {
+        let stands = self.client.connection_state() == State::Connected && self.publisher.context().is_some();
+        if stands { Ok(()) } else { Err(Refusal::unavailable("the log")) }
+    }
+
+    /// Waits until the connection for appending comes or goes.
+    pub async fn append_changed(&self) {
+        self.publisher.changed.notified().await;
+    }
+
+    /// What went over both connections so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let traffic = Traffic::default();
+        traffic.add(&self.client.statistics());
+        self.publisher.add_traffic(&traffic);
+        traffic
     }
 
     /// There is reason to look at the streams again.
@@ -164,7 +207,7 @@ impl Log {
 
     /// Tells all nodes that the people of one were taken out of the bucket: if it lives, it says so.
     pub async fn tell_tidied(&self, node: &str) {
-        if let Err(error) = self.client.publish(subjects::PRESENCE_TIDIED, node.to_owned().into()).await {
+        if let Err(error) = nats::try_publish(&self.client, subjects::PRESENCE_TIDIED, node.to_owned().into()) {
             tracing::debug!(%error, "tidying not told");
         }
     }
@@ -172,7 +215,8 @@ impl Log {
     /// Notes when a user was last seen, for the persister. Losing one is no harm.
     pub async fn note_seen(&self, user: &UserId, at: Timestamp) {
         let note = serde_json::json!({ "at": at }).to_string();
-        if let Err(error) = self.js.publish(subjects::seen(user), note.into()).await {
+        let Some(js) = self.publisher.context() else { return };
+        if let Err(error) = js.publish(subjects::seen(user), note.into()).await {
             tracing::debug!(%error, "last seen not noted");
         }
     }

@@ -1,7 +1,7 @@
 //! The life of a gateway process: settings, logs and metrics, the ports, serving, leaving.
 
 use partyline_gateway::{config::Config, metrics, server};
-use partyline_shared::{settings, shutdown, telemetry};
+use partyline_shared::{settings, shutdown, tasks, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A message costs a fifth less CPU time than with the system's (docs/decisions/0011-allocator.md).
@@ -14,6 +14,7 @@ fn main() -> anyhow::Result<()> {
     allow_descriptors(config.limits.max_connections);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
+    tasks::install(metrics::task);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = shutdown::on_signal()?;
         let bound = tokio::select! {

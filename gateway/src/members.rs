@@ -142,7 +142,7 @@ impl Members {
             }
             Err(_) => {
                 tracing::warn!("membership not read in time");
-                self.store.missed();
+                self.store.suspect();
                 return Err(Refusal::unavailable("the database"));
             }
         };

@@ -6,15 +6,19 @@ mod handles;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use partyline_shared::{
+    tasks::TaskEvent,
     trace::Outcome,
     wire::{CloseCode, Command, ErrorCode, Refusal},
 };
 
+use crate::log::Traffic;
+
 pub use self::describe::describe;
 use self::handles::{
-    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, VERBS,
+    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS,
+    TASK_PANICS, TASK_RESTARTS, TASKS, VERBS,
 };
 use crate::store::OutboxState;
 
@@ -248,18 +252,18 @@ pub fn gap_healed() {
     HANDLES.gaps.increment(1);
 }
 
-/// Something happened to the NATS connection.
-pub fn nats_event(what: &'static str) {
-    counter!(NATS_EVENTS, "event" => what).increment(1);
+/// Something happened to the NATS connection, `count` times.
+pub fn nats_event(what: &'static str, count: u64) {
+    counter!(NATS_EVENTS, "event" => what).increment(count);
 }
 
-/// Whether NATS is there.
+/// Whether both connections to NATS stand.
 pub fn nats_connected(up: bool) {
     HANDLES.nats_connected.set(if up { 1.0 } else { 0.0 });
 }
 
-/// What went over the NATS connection so far.
-pub fn nats_traffic(traffic: &async_nats::Statistics) {
+/// What went over the NATS connections so far.
+pub fn nats_traffic(traffic: &Traffic) {
     let [incoming, outgoing] = &HANDLES.nats_messages;
     incoming.absolute(traffic.in_messages.load(Ordering::Relaxed));
     outgoing.absolute(traffic.out_messages.load(Ordering::Relaxed));
@@ -290,6 +294,20 @@ pub fn outbox(state: OutboxState) {
 pub fn http_request(route: &str, method: &'static str, status: u16, took: Duration) {
     histogram!(HTTP_SECONDS, "route" => route.to_owned(), "method" => method, "status" => status.to_string())
         .record(took);
+}
+
+/// Something happened to a task.
+pub fn task(name: &'static str, event: TaskEvent) {
+    match event {
+        TaskEvent::Started => {
+            gauge!(TASKS, "task" => name).increment(1.0);
+            counter!(TASK_PANICS, "task" => name).absolute(0);
+            counter!(TASK_RESTARTS, "task" => name).absolute(0);
+        }
+        TaskEvent::Ended => gauge!(TASKS, "task" => name).decrement(1.0),
+        TaskEvent::Panicked => counter!(TASK_PANICS, "task" => name).increment(1),
+        TaskEvent::Restarted => counter!(TASK_RESTARTS, "task" => name).increment(1),
+    }
 }
 
 /// What became of finished spans.

@@ -12,7 +12,7 @@ use partyline_shared::{
 };
 use tokio::sync::mpsc;
 
-use crate::store::Store;
+use crate::{store::Store, tasks};
 
 /// People in one statement.
 const BATCH: usize = 500;
@@ -33,7 +33,7 @@ impl People {
     #[must_use]
     pub fn start(store: Arc<Store>, client: Client) -> Self {
         let (seen, to_write) = mpsc::channel(100_000);
-        tokio::spawn(write(store, client, to_write));
+        tokio::spawn(tasks::essential("people", write(store, client, to_write)));
         Self { known: Cache::new(REMEMBERED), seen }
     }
 

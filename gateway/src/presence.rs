@@ -117,11 +117,20 @@ impl Presence {
         tasks::until(
             end,
             [
-                tokio::spawn(presence.clone().watch(false)),
-                tokio::spawn(presence.clone().watch(true)),
-                tokio::spawn(presence.clone().end_graces(departing, grace)),
-                presence.writers.spawn(presence.clone().write(to_write)),
-                presence.writers.spawn(presence.clone().keep_lease()),
+                tokio::spawn(tasks::essential("presence_users", presence.clone().watch(false))),
+                tokio::spawn(tasks::essential("presence_leases", presence.clone().watch(true))),
+                tokio::spawn(tasks::essential("presence_graces", presence.clone().end_graces(departing, grace))),
+                // These two end when the node leaves, before everything else.
+                presence.writers.spawn(tasks::essential_until(
+                    "presence_write",
+                    presence.clone().write(to_write),
+                    presence.leaving.clone(),
+                )),
+                presence.writers.spawn(tasks::essential_until(
+                    "presence_lease",
+                    presence.clone().keep_lease(),
+                    presence.leaving.clone(),
+                )),
             ],
         );
         presence

@@ -53,7 +53,8 @@ pub async fn after_commit(chat: &Arc<Chat>, change: Outgoing) {
 
 /// Begins to sweep.
 pub fn start(chat: &Arc<Chat>, end: CancellationToken) {
-    tasks::until(end, [tokio::spawn(sweep(chat.clone()))]);
+    let chat = chat.clone();
+    tasks::until(end, [tokio::spawn(tasks::restarting("outbox_sweep", move || sweep(chat.clone())))]);
 }
 
 /// Tells a change after all earlier ones of its conversation, unless they take too long.

@@ -16,7 +16,7 @@ use partyline_shared::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics;
+use crate::{metrics, tasks};
 
 /// How many times a second's requests a rested user may make at once.
 const BURST: NonZeroU32 = NonZeroU32::new(2).unwrap();
@@ -34,7 +34,8 @@ impl Requests {
     pub fn start(per_second: u32, end: CancellationToken) -> Self {
         let limiter = limiter(per_second, DefaultClock::default()).map(Arc::new);
         if let Some(limiter) = limiter.clone() {
-            tokio::spawn(async move { end.run_until_cancelled(tidy(&limiter)).await });
+            let task = async move { tasks::restarting("requests_tidy", || tidy(&limiter)).await };
+            tokio::spawn(async move { end.run_until_cancelled(task).await });
         }
         Self(limiter)
     }

@@ -36,6 +36,7 @@ use crate::{
     metrics,
     session::sweep,
     socketio::sessions::{self, Sessions},
+    tasks,
 };
 
 /// Waiting connections in the kernel: a balancer may send a storm.
@@ -53,6 +54,8 @@ pub struct Gateway {
     staying: Latch,
     draining: AtomicBool,
     pub socketio: Sessions,
+    /// Tasks of sockets and sessions; the process waits for them at its end.
+    pub connections: TaskTracker,
 }
 
 /// A gateway's sockets, bound and not yet served; tests ask it for its ports.
@@ -88,8 +91,14 @@ pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<B
         ("keys", chat.verifier.has_keys()),
         ("staying", staying.clone()),
     ]);
-    let gateway =
-        Arc::new(Gateway { chat, readiness, staying, draining: AtomicBool::new(false), socketio: Sessions::default() });
+    let gateway = Arc::new(Gateway {
+        chat,
+        readiness,
+        staying,
+        draining: AtomicBool::new(false),
+        socketio: Sessions::default(),
+        connections: TaskTracker::new(),
+    });
     Ok(Bound { gateway, http, admin, metrics, end })
 }
 
@@ -121,29 +130,45 @@ impl Bound {
     /// Serves until `shutdown`, then drains.
     ///
     /// # Errors
-    /// If the admin listener breaks.
+    /// If a task ends that the process can't do without.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { gateway, http, admin, metrics, end } = self;
-        let admin = tokio::spawn(admin::serve(admin, gateway.readiness.clone(), metrics, end.clone()));
-        let sweepers = [tokio::spawn(sweep::run(gateway.chat.clone())), tokio::spawn(sessions::sweep(gateway.clone()))];
+        let admin = admin::serve(admin, gateway.readiness.clone(), metrics, end.clone());
+        let admin = async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "the admin port broke");
+            }
+        };
+        let admin = tokio::spawn(tasks::essential_until("admin", admin, end.clone()));
+        let (chat, sessions) = (gateway.chat.clone(), gateway.clone());
+        let sweepers = [
+            tokio::spawn(tasks::restarting("sweep", move || sweep::run(chat.clone()))),
+            tokio::spawn(tasks::restarting("sweep_sessions", move || sessions::sweep(sessions.clone()))),
+        ];
         let requests = TaskTracker::new();
         let closing = CancellationToken::new();
-        let accepting = tokio::spawn(accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone()));
+        let accepting = accept(gateway.clone(), http, requests.clone(), closing.clone(), end.clone());
+        let accepting = tokio::spawn(tasks::essential_until("accept", accepting, end.clone()));
 
-        shutdown.cancelled().await;
-        drain(&gateway).await;
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => None,
+            task = tasks::failed() => Some(task),
+        };
+        drain(&gateway, failed.is_some()).await;
         gateway.socketio.end_all(&gateway);
         closing.cancel();
         requests.close();
+        gateway.connections.close();
         let commands = &gateway.chat.commands;
         let finished = async {
-            requests.wait().await;
+            tokio::join!(requests.wait(), gateway.connections.wait());
             // After the requests: those begin commands, also such as outlive them.
             commands.close();
             commands.wait().await;
         };
         if tokio::time::timeout(LAST_REQUESTS, finished).await.is_err() {
-            tracing::warn!(requests = requests.len(), commands = commands.len(), "not finished in time");
+            let (requests, connections) = (requests.len(), gateway.connections.len());
+            tracing::warn!(requests, connections, commands = commands.len(), "not finished in time");
         }
         gateway.chat.presence.withdraw().await;
         end.cancel();
@@ -153,27 +178,29 @@ impl Bound {
             tracing::debug!(%error, "NATS connection not drained");
         }
         trace::finish().await;
-        admin.await??;
-        Ok(())
+        admin.await?;
+        match failed {
+            Some(task) => Err(anyhow::anyhow!("the task {task} ended, which the process can't do without")),
+            None => Ok(()),
+        }
     }
 }
 
-/// Not ready, a moment for the balancer to see it, then the sockets, evenly over the drain time.
-async fn drain(gateway: &Gateway) {
+/// Not ready, a moment for the balancer to see it, then the sockets, evenly over the drain time; all at once if the node
+/// is `broken`.
+async fn drain(gateway: &Gateway, broken: bool) {
     let config = &gateway.chat.config;
+    let seconds = |setting: u32| Duration::from_secs(if broken { 0 } else { setting.into() });
+    let (notice, time) = (seconds(config.drain_notice_seconds), seconds(config.drain_seconds));
     gateway.staying.set(false);
-    metrics::draining(
-        Duration::from_secs(u64::from(config.drain_notice_seconds) + u64::from(config.drain_seconds))
-            + LAST_REQUESTS * 2,
-    );
-    tokio::time::sleep(Duration::from_secs(u64::from(config.drain_notice_seconds))).await;
+    metrics::draining(notice + time + LAST_REQUESTS * 2);
+    tokio::time::sleep(notice).await;
     gateway.draining.store(true, Ordering::Release);
     let mut conns = Vec::new();
     gateway.chat.registry.for_each(|conn| conns.push(conn.clone()));
     conns.shuffle(&mut rand::rng());
-    tracing::info!(sockets = conns.len(), seconds = config.drain_seconds, "draining");
+    tracing::info!(sockets = conns.len(), seconds = time.as_secs(), "draining");
     let began = Instant::now();
-    let time = Duration::from_secs(u64::from(config.drain_seconds));
     let count = u32::try_from(conns.len()).unwrap_or(u32::MAX).max(1);
     for (turn, conn) in conns.into_iter().enumerate() {
         let due = began + time * u32::try_from(turn).unwrap_or(u32::MAX) / count;
@@ -213,11 +240,11 @@ async fn accept(
             }
         };
         let room = gateway.chat.registry.count() < limits.max_connections as usize;
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        if !room {
+        let place = places.clone().try_acquire_owned().ok().filter(|_| room);
+        let Some(place) = place else {
             metrics::handshake_refused("full");
             continue;
-        }
+        };
         let (front, closing) = (front.clone(), closing.clone());
         let timeouts = Timeouts {
             request: Duration::from_secs(u64::from(limits.handshake_seconds)),

@@ -1,6 +1,7 @@
 //! Postgres as the gateway uses it: all of its SQL stands here and in the modules below. Messages are only read;
 //! writing them is the persister's.
 
+mod breaker;
 mod conversations;
 mod list;
 mod messages;
@@ -8,27 +9,24 @@ mod outbox;
 mod people;
 mod row;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
-    PgPool, Postgres,
+    ConnectOptions, Connection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::{sleep, timeout};
 
+use self::breaker::CircuitBreaker;
 pub use self::{
     conversations::{Added, Created, NewConversation},
     list::{Cursor, Listed, ListedPage},
     messages::{Sent, UNREAD_MAX, Unread, UnreadKey},
     outbox::{FIRST_LEASE, OutboxState, Outgoing},
 };
+use crate::tasks;
 
 /// How long a request waits for a free connection, or for Postgres to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,16 +36,20 @@ const STATEMENT_TIMEOUT_MS: &str = "10000";
 /// How long Postgres may take to answer what a socket's command reads: the connection's other commands wait meanwhile.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A request that waits for a connection this long makes the breaker look whether Postgres is there.
+const SUSPICIOUS_WAIT: Duration = Duration::from_secs(1);
 /// Between attempts to reach Postgres while it is away.
 const PROBE_GAP: Duration = Duration::from_millis(200);
+/// How long Postgres may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Postgres's `too_many_connections`: it is there.
+const TOO_MANY_CONNECTIONS: &str = "53300";
 
 /// The gateway's queries.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    away: Arc<AtomicBool>,
-    /// Counts the answers to what commands read.
-    answers: Arc<AtomicU64>,
+    breaker: Arc<CircuitBreaker>,
 }
 
 impl Store {
@@ -71,7 +73,7 @@ impl Store {
 
     #[must_use]
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool, away: Arc::default(), answers: Arc::default() }
+        Self { pool, breaker: Arc::default() }
     }
 
     #[must_use]
@@ -82,47 +84,102 @@ impl Store {
     /// Whether Postgres did not answer lately. Who can do without it doesn't wait for it then.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.away.load(Ordering::Acquire)
+        self.breaker.is_open()
     }
 
-    /// A connection, unless Postgres is away: then nobody waits for it but whoever finds out.
+    /// A connection. Fails at once if Postgres is away, and as soon as it turns out to be.
     async fn connection(&self) -> sqlx::Result<PoolConnection<Postgres>> {
         if self.is_away() {
             return Err(sqlx::Error::PoolTimedOut);
         }
-        self.pool.acquire().await.inspect_err(|_| self.missed())
+        let mut acquired = std::pin::pin!(self.pool.acquire());
+        let mut suspicious = std::pin::pin!(sleep(SUSPICIOUS_WAIT));
+        let mut waited = false;
+        loop {
+            tokio::select! {
+                acquired = &mut acquired => return acquired.inspect_err(|error| self.failed(error)),
+                () = self.breaker.opened() => return Err(sqlx::Error::PoolTimedOut),
+                () = &mut suspicious, if !waited => {
+                    waited = true;
+                    self.suspect();
+                }
+            }
+        }
+    }
+
+    /// A request failed: Postgres counts as away if that says so.
+    pub fn failed(&self, error: &sqlx::Error) {
+        match error {
+            // The queue for the pool's own connections, or a statement's fault.
+            sqlx::Error::PoolTimedOut | sqlx::Error::Database(_) => self.suspect(),
+            _ => self.missed(),
+        }
     }
 
     /// Runs a query of a command, which doesn't wait for Postgres as long as other requests do.
     async fn in_time<T>(&self, query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let before = self.answers.load(Ordering::Relaxed);
-        if let Ok(answer) = tokio::time::timeout(COMMAND_TIMEOUT, query).await {
-            self.answers.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
-            return answer;
+        match tokio::time::timeout(COMMAND_TIMEOUT, query).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Postgres may only be busy.
+                self.suspect();
+                Err(sqlx::Error::PoolTimedOut)
+            }
         }
-        // If others were answered meanwhile, Postgres is only busy.
-        if self.answers.load(Ordering::Relaxed) == before {
-            self.missed();
-        }
-        Err(sqlx::Error::PoolTimedOut)
     }
 
     /// Postgres did not answer: it counts as away until it does.
     pub fn missed(&self) {
-        if self.away.swap(true, Ordering::AcqRel) {
-            return;
+        if self.breaker.trip() {
+            tracing::warn!("Postgres is away");
+            self.keep_probing();
         }
-        tracing::warn!("Postgres is away");
+    }
+
+    /// Something took too long: a probe finds out whether Postgres is away.
+    pub fn suspect(&self) {
+        if self.breaker.suspect() {
+            self.keep_probing();
+        }
+    }
+
+    fn keep_probing(&self) {
         let store = self.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(PROBE_GAP).await;
-                if sqlx::query("SELECT 1").execute(&store.pool).await.is_ok() {
-                    store.away.store(false, Ordering::Release);
-                    return tracing::info!("Postgres is back");
+        tokio::spawn(
+            async move { while tasks::caught("postgres_probe", store.probe_until_closed()).await.is_err() {} },
+        );
+    }
+
+    async fn probe_until_closed(&self) {
+        loop {
+            self.breaker.probe();
+            let was_away = self.is_away();
+            let answers = self.answers().await;
+            if self.breaker.probed(answers) {
+                if was_away {
+                    tracing::info!("Postgres is back");
                 }
+                return;
             }
-        });
+            if !was_away {
+                tracing::warn!("Postgres is away");
+            }
+            sleep(PROBE_GAP).await;
+        }
+    }
+
+    /// Whether Postgres answers, on a connection that waits for no other.
+    async fn answers(&self) -> bool {
+        let answered = async {
+            let mut connection = self.pool.connect_options().connect().await?;
+            connection.ping().await?;
+            connection.close().await
+        };
+        match timeout(PROBE_TIMEOUT, answered).await {
+            Ok(Ok(())) => true,
+            Ok(Err(sqlx::Error::Database(error))) => error.code().as_deref() == Some(TOO_MANY_CONNECTIONS),
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.

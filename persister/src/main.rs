@@ -1,13 +1,14 @@
 //! The life of a persister process: settings, logs and metrics, the admin port, persisting, a clean end.
 
 use partyline_persister::{config::Config, metrics, process::Persister};
-use partyline_shared::{settings, shutdown, telemetry};
+use partyline_shared::{settings, shutdown, tasks, telemetry};
 
 fn main() -> anyhow::Result<()> {
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
+    tasks::install(metrics::task);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = shutdown::on_signal()?;
         let persister = Persister::bind(config, recorder).await?;

@@ -9,8 +9,8 @@ use async_nats::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
-    nats::{self, Link},
-    subjects,
+    nats::{self, Link, LinkEvents},
+    subjects, tasks,
     trace::{self, Service},
 };
 use tokio::{
@@ -78,11 +78,12 @@ impl Persister {
         let end = CancellationToken::new();
         let mut aside = JoinSet::new();
         let serving = end.clone();
-        aside.spawn(async move {
+        let admin = async move {
             if let Err(error) = admin::serve(admin, readiness, metrics, serving).await {
                 tracing::error!(%error, "admin port broke");
             }
-        });
+        };
+        aside.spawn(tasks::essential_until("admin", admin, end.clone()));
 
         let opened = tokio::select! {
             opened = open(&config, &nats_up, &mut aside) => opened?,
@@ -90,11 +91,10 @@ impl Persister {
         };
         let mut pipelines = begin(&config, &opened, &mut aside, &shutdown);
         tracing::info!(partitions = config.nats.partitions, "persisting");
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            // By itself one ends only if it panicked.
-            Some(ended) = pipelines.join_next() => ended.map_err(|error| anyhow::anyhow!("a pipeline broke: {error}"))?,
-        }
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => None,
+            task = tasks::failed() => Some(task),
+        };
         nats_up.set(false);
         let finish = async { while pipelines.join_next().await.is_some() {} };
         if timeout(config.stop_time(), finish).await.is_err() {
@@ -105,14 +105,17 @@ impl Persister {
         }
         end.cancel();
         trace::finish().await;
-        Ok(())
+        match failed {
+            Some(task) => Err(anyhow::anyhow!("the task {task} ended, which the process can't do without")),
+            None => Ok(()),
+        }
     }
 }
 
 /// Everything that pipelines need.
 struct Opened {
     client: Client,
-    link: broadcast::Sender<Link>,
+    link: LinkEvents,
     queues: Queues,
     consumers: Vec<(Queue, PullConsumer)>,
 }
@@ -138,7 +141,7 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
     };
     nats_up.set(true);
     metrics::nats_connected(true);
-    aside.spawn(follow_link(heard, nats_up.clone()));
+    aside.spawn(tasks::essential("follow_link", follow_link(heard, nats_up.clone())));
     Ok(Opened { client, link, queues, consumers })
 }
 
@@ -147,8 +150,9 @@ fn begin(config: &Config, opened: &Opened, aside: &mut JoinSet<()>, shutdown: &C
     let dead = DeadLetters::new(opened.client.clone(), &config.nats);
     let limits = Limits { max: config.batch_max as usize, wait: config.batch_wait() };
     let mut pipelines = JoinSet::new();
-    aside.spawn(watch::jetstream(opened.queues.clone()));
-    aside.spawn(watch::postgres(opened.queues.store.clone()));
+    let (queues, watched) = (opened.queues.clone(), opened.queues.store.clone());
+    aside.spawn(tasks::restarting("watch_jetstream", move || watch::jetstream(queues.clone())));
+    aside.spawn(tasks::restarting("watch_postgres", move || watch::postgres(watched.clone())));
     for (queue, consumer) in &opened.consumers {
         let store = opened.queues.store.clone();
         let (puller, batches) =
@@ -157,14 +161,15 @@ fn begin(config: &Config, opened: &Opened, aside: &mut JoinSet<()>, shutdown: &C
             Queue::Log(partition) => {
                 let stream = subjects::log_stream(*partition);
                 let pipeline = Pipeline { store, dead: dead.clone(), consumer: consumer.clone(), stream };
-                pipelines.spawn(pipeline.run(batches));
+                pipelines.spawn(tasks::essential_until("pipeline", pipeline.run(batches), shutdown.clone()));
             }
             Queue::Seen => {
-                pipelines.spawn(seen::run(store, batches));
+                pipelines.spawn(tasks::essential_until("seen", seen::run(store, batches), shutdown.clone()));
             }
         }
-        pipelines.spawn(puller.run(shutdown.clone()));
-        aside.spawn(lag::watch(opened.queues.clone(), *queue, consumer.clone()));
+        pipelines.spawn(tasks::essential_until("pull", puller.run(shutdown.clone()), shutdown.clone()));
+        let (queues, queue, consumer) = (opened.queues.clone(), *queue, consumer.clone());
+        aside.spawn(tasks::restarting("watch_lag", move || lag::watch(queues.clone(), queue, consumer.clone())));
     }
     pipelines
 }
@@ -175,7 +180,6 @@ async fn follow_link(mut heard: broadcast::Receiver<Link>, nats_up: Latch) {
         let up = match heard.recv().await {
             Ok(Link::Connected) | Err(broadcast::error::RecvError::Lagged(_)) => true,
             Ok(Link::Disconnected) => false,
-            Ok(Link::SlowConsumer) => continue,
             Err(broadcast::error::RecvError::Closed) => return,
         };
         nats_up.set(up);

@@ -3,6 +3,8 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::tasks;
+
 /// A token that is cancelled by SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -12,12 +14,13 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let cancelled = token.clone();
-    tokio::spawn(async move {
+    tokio::spawn(tasks::essential("signals", async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: leaving"),
             _ = interrupt.recv() => tracing::info!("SIGINT: leaving"),
         }
         cancelled.cancel();
-    });
+        std::future::pending().await
+    }));
     Ok(token)
 }

@@ -18,14 +18,15 @@ pub const SECONDS_BUCKETS: &[f64] = &[
 pub const COUNT_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
 
-/// A library that tells below `info` of all that passes through it, messages included.
+/// A library that tells below `info` of all that passes through it, messages included; and at `info` of each event,
+/// which are as many as the messages that a slow consumer drops (`nats` logs the others).
 const TALKATIVE: &str = "async_nats";
 
 /// Starts logging to standard error, in JSON one object a line. A second call in one process changes nothing.
 pub fn init_logs(settings: &TelemetrySettings) {
     let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
     // Whatever the setting says: a log holds nothing that people write.
-    let discreet = filter_fn(|it| *it.level() <= Level::INFO || !it.target().starts_with(TALKATIVE));
+    let discreet = filter_fn(|it| *it.level() <= Level::WARN || !it.target().starts_with(TALKATIVE));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match settings.log_format {
         LogFormat::Text => builder.finish().with(discreet).try_init(),

@@ -1,12 +1,22 @@
 //! What a node hears: of its own connection to NATS, from other nodes, from presence.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use async_nats::Subscriber;
+use async_nats::{Subscriber, connection::State};
 use futures_util::StreamExt;
-use partyline_shared::{ids::UserId, nats::Link, subjects};
+use partyline_shared::{
+    ids::UserId,
+    nats::{self, LinkEvents},
+    subjects,
+};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Chat, highest_seq};
@@ -14,9 +24,13 @@ use crate::{
     encode::{Class, Frame},
     metrics,
     presence::Change,
-    tasks,
+    tasks::{self, essential, restarting},
 };
 
+/// Between two looks at the connections to NATS that no event asks for.
+const LINK_GLANCE: Duration = Duration::from_secs(1);
+/// How long the state of a connection may take to follow its event.
+const EVENT_LEAD: Duration = Duration::from_millis(5);
 /// Between two looks at the streams for reasons other than a reconnection.
 const DOUBT_GAP: Duration = Duration::from_secs(1);
 
@@ -31,7 +45,7 @@ pub(super) struct Told {
 /// Follows everything until `end`.
 pub(super) fn all(
     chat: &Arc<Chat>,
-    heard: broadcast::Receiver<Link>,
+    link: LinkEvents,
     told: Told,
     to_tell: mpsc::UnboundedReceiver<Change>,
     end: &CancellationToken,
@@ -39,43 +53,77 @@ pub(super) fn all(
     tasks::until(
         end.clone(),
         [
-            tokio::spawn(follow_link(chat.clone(), heard)),
-            tokio::spawn(follow_doubt(chat.clone())),
-            tokio::spawn(follow_restarts(chat.clone(), told.log_restarted)),
-            tokio::spawn(follow_members(chat.clone(), told.members_changed)),
-            tokio::spawn(follow_users(chat.clone(), told.users_changed)),
-            tokio::spawn(follow_tidying(chat.clone(), told.presence_tidied)),
-            tokio::spawn(tell_presence(chat.clone(), to_tell)),
+            tokio::spawn(essential("follow_link", follow_link(chat.clone(), link))),
+            tokio::spawn(follow_doubts(chat.clone())),
+            tokio::spawn(essential("follow_restarts", follow_restarts(chat.clone(), told.log_restarted))),
+            tokio::spawn(essential("follow_members", follow_members(chat.clone(), told.members_changed))),
+            tokio::spawn(essential("follow_users", follow_users(chat.clone(), told.users_changed))),
+            tokio::spawn(essential("follow_tidying", follow_tidying(chat.clone(), told.presence_tidied))),
+            tokio::spawn(essential("tell_presence", tell_presence(chat.clone(), to_tell))),
         ],
     );
 }
 
-/// Reacts to what happens to the NATS connection: whatever may have been missed is looked up.
-async fn follow_link(chat: Arc<Chat>, mut heard: broadcast::Receiver<Link>) {
+/// What this node knows of its connections to NATS.
+struct LinkState {
+    /// Times that the subscribing connection was established.
+    connects: u64,
+    connected: bool,
+    slow_consumers: u64,
+}
+
+/// Keeps readiness in step with the connections, and looks up what may have been missed: after a reconnection, and at
+/// most once a second while messages are dropped. Events only make it look sooner, since async-nats drops events when
+/// many come at once.
+async fn follow_link(chat: Arc<Chat>, link: LinkEvents) {
+    let mut events = link.subscribe();
+    let mut tick = tokio::time::interval(LINK_GLANCE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    metrics::nats_event("connected", 1);
+    let mut state = LinkState { connects: 1, connected: true, slow_consumers: 0 };
     loop {
-        let link = match heard.recv().await {
-            Ok(link) => link,
-            Err(broadcast::error::RecvError::Lagged(_)) => Link::Connected,
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        match link {
-            Link::Disconnected => {
-                metrics::nats_event("disconnected");
-                metrics::nats_connected(false);
-                chat.nats_up.set(false);
-            }
-            Link::SlowConsumer => {
-                metrics::nats_event("slow_consumer");
-                chat.rooms.doubt_all();
-            }
-            Link::Connected => {
-                metrics::nats_event("connected");
-                metrics::nats_connected(true);
-                reconnected(&chat).await;
-                chat.nats_up.set(true);
+        look_at_link(&chat, &link, &mut state).await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = chat.log.append_changed() => {}
+            event = events.recv() => {
+                if let Err(broadcast::error::RecvError::Closed) = event {
+                    return;
+                }
+                // async-nats sends the event before it changes the state.
+                tokio::time::sleep(EVENT_LEAD).await;
             }
         }
     }
+}
+
+async fn look_at_link(chat: &Arc<Chat>, link: &LinkEvents, state: &mut LinkState) {
+    let connected = chat.client.connection_state() == State::Connected;
+    let connects = chat.client.statistics().connects.load(Ordering::Acquire);
+    let reconnects = if connected { connects.saturating_sub(state.connects) } else { 0 };
+    if state.connected && (!connected || reconnects > 0) {
+        metrics::nats_event("disconnected", reconnects.max(1));
+        set_up(chat, false);
+    }
+    state.connected = connected;
+    if reconnects > 0 {
+        metrics::nats_event("connected", reconnects);
+        state.connects = connects;
+        reconnected(chat).await;
+    }
+    set_up(chat, chat.log.check_link().is_ok());
+    let dropped = link.slow_consumers().saturating_sub(state.slow_consumers);
+    if dropped > 0 {
+        tracing::warn!(dropped, "messages dropped: this node does not keep up with its subscriptions");
+        metrics::nats_event("slow_consumer", dropped);
+        state.slow_consumers += dropped;
+        chat.rooms.doubt_all();
+    }
+}
+
+fn set_up(chat: &Chat, up: bool) {
+    metrics::nats_connected(up);
+    chat.nats_up.set(up);
 }
 
 async fn reconnected(chat: &Arc<Chat>) {
@@ -92,13 +140,22 @@ async fn reconnected(chat: &Arc<Chat>) {
         begin_anew(chat).await;
     }
     chat.rooms.doubt_all();
+    chat.tell_untold();
     chat.presence.announce_all().await;
+}
+
+async fn follow_doubts(chat: Arc<Chat>) {
+    restarting("follow_doubt", || follow_doubt(chat.clone())).await;
 }
 
 /// A stream may be deleted without this node's connection being lost.
 async fn follow_doubt(chat: Arc<Chat>) {
     loop {
         chat.log.doubted().await;
+        if chat.log.check_link().is_err() {
+            // The reconnection looks at the streams.
+            continue;
+        }
         match chat.log.reload(|| highest_seq(chat.store.clone())).await {
             Ok(true) => begin_anew(&chat).await,
             Ok(false) => {}
@@ -113,7 +170,7 @@ async fn begin_anew(chat: &Chat) {
     tracing::error!("the log was lost and begun again: all clients join anew");
     chat.rooms.abandon_all();
     // A node where nobody writes would not notice.
-    if let Err(error) = chat.client.publish(subjects::LOG_RESTARTED, "".into()).await {
+    if let Err(error) = nats::try_publish(&chat.client, subjects::LOG_RESTARTED, "".into()) {
         tracing::warn!(%error, "the new log not told of");
     }
 }

@@ -21,7 +21,7 @@ use super::{
     kept::KeptKeys,
     keys::{KeySet, Source},
 };
-use crate::metrics;
+use crate::{metrics, tasks};
 
 /// From the end of one reading to the next: unknown key ids cause one at most this often, and so does a failure.
 const READING_GAP: Duration = Duration::from_secs(5);
@@ -73,6 +73,7 @@ impl Refresher {
         let refresher = Arc::new(Self { wanted: Notify::new(), begun: AtomicU64::new(0), ended });
         let reader = Reader { source, keys, kept, up };
         let task = refresher.clone().run(reader, every);
+        let task = tasks::essential_until("jwks", task, shutdown.clone());
         tokio::spawn(async move { shutdown.run_until_cancelled_owned(task).await });
         let _ = first.wait_for(|reading| reading.number > 0).await;
         refresher

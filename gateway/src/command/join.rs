@@ -328,7 +328,7 @@ pub async fn leave(chat: &Chat, conn: &Conn, conversation: ConversationId) {
         chat.registry.changed();
     }
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity(), typed).await;
+        typing::end(chat, &conn.identity(), typed);
     }
 }
 
@@ -340,6 +340,6 @@ pub async fn leave_all(chat: &Chat, conn: &Conn) {
     });
     rooms.iter().for_each(|room| room.leave(conn));
     if let Some(typed) = typed {
-        typing::end(chat, &conn.identity(), typed).await;
+        typing::end(chat, &conn.identity(), typed);
     }
 }

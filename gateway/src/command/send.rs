@@ -84,7 +84,7 @@ pub async fn send(
         return Ok(again(conversation_id, client_id, first));
     }
     metrics::message_taken(false);
-    typing::end_by_message(chat, who, conversation_id).await;
+    typing::end_by_message(chat, who, conversation_id);
 
     let inbox = chat.inbox.clone();
     chat.commands.spawn(async move {

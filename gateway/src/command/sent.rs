@@ -16,6 +16,7 @@ use crate::{
     history,
     log::{Log, Watermark},
     store::Store,
+    tasks,
 };
 
 /// Connections to Postgres for look-ups; while one is busy the other gathers.
@@ -66,7 +67,9 @@ impl SentMessages {
     pub fn start(store: Arc<Store>, log: Arc<Log>, window: Duration) -> Self {
         let (asked, to_find) = mpsc::unbounded_channel();
         let to_find = Arc::new(Mutex::new(to_find));
-        (0..LANES).for_each(|_| drop(tokio::spawn(look_up(store.clone(), to_find.clone()))));
+        (0..LANES).for_each(|_| {
+            tokio::spawn(tasks::essential("sent_messages", look_up(store.clone(), to_find.clone())));
+        });
         Self { store, log, window, asked }
     }
 
@@ -219,10 +222,13 @@ async fn look_up(store: Arc<Store>, asked: Arc<Mutex<mpsc::UnboundedReceiver<Ask
                 .map(|it| Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at })))
                 .collect(),
             missed => {
-                if let Ok(Err(error)) = missed {
-                    tracing::warn!(%error, "sent messages not looked up");
+                match missed {
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "sent messages not looked up");
+                        store.failed(&error);
+                    }
+                    _ => store.suspect(),
                 }
-                store.missed();
                 vec![Err(PostgresAway); keys.len()]
             }
         };

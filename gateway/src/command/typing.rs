@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use partyline_shared::{
     claims::Identity,
     ids::ConversationId,
-    subjects,
+    nats, subjects,
     wire::{Refusal, Typing},
 };
 use serde::Serialize;
@@ -47,17 +47,16 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
             tokio::time::sleep(Duration::from_millis(wait)).await;
             if let Some(started) = conn.side(|side| start_postponed(side, clock::millis()))
                 && !conn.is_gone()
-                && let Err(refusal) = publish(&chat, &conn.identity(), started, true).await
             {
-                tracing::debug!(%refusal, "typing not told");
+                publish(&chat, &conn.identity(), started, true);
             }
         });
     }
     if let Some(ended) = steps.ended {
-        publish(chat, &conn.identity(), ended, false).await?;
+        publish(chat, &conn.identity(), ended, false);
     }
     if steps.pass_on {
-        publish(chat, &conn.identity(), conversation_id, command.is_typing).await?;
+        publish(chat, &conn.identity(), conversation_id, command.is_typing);
     }
     Ok(())
 }
@@ -100,7 +99,7 @@ fn start_postponed(side: &mut Side, now: u64) -> Option<ConversationId> {
 
 /// A message ends its sender's typing in its conversation, on all of the sender's connections here. Told after the
 /// message, which ends it for clients that know the protocol.
-pub async fn end_by_message(chat: &Chat, who: &Identity, conversation_id: ConversationId) {
+pub fn end_by_message(chat: &Chat, who: &Identity, conversation_id: ConversationId) {
     let mut ended = None;
     for conn in chat.registry.of(&who.user_id) {
         conn.side(|side| {
@@ -109,18 +108,17 @@ pub async fn end_by_message(chat: &Chat, who: &Identity, conversation_id: Conver
         });
     }
     if let Some(ended) = ended {
-        end(chat, who, ended).await;
+        end(chat, who, ended);
     }
 }
 
 /// Ends what a connection was typing, because it went or fell silent.
-pub async fn end(chat: &Chat, who: &Identity, typing: conn::Typing) {
-    if let Err(refusal) = publish(chat, who, typing.conversation_id, false).await {
-        tracing::debug!(%refusal, "end of typing not told");
-    }
+pub fn end(chat: &Chat, who: &Identity, typing: conn::Typing) {
+    publish(chat, who, typing.conversation_id, false);
 }
 
-async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, is_typing: bool) -> Result<(), Refusal> {
+/// Publishes without waiting; while NATS is away typing is dropped.
+fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, is_typing: bool) {
     #[derive(Serialize)]
     struct Frame<'a> {
         r#type: &'static str,
@@ -131,9 +129,10 @@ async fn publish(chat: &Chat, who: &Identity, conversation_id: ConversationId, i
     }
     let frame =
         Frame { r#type: "typing", conversation_id, user_id: who.user_id.as_str(), username: &who.username, is_typing };
-    let payload = serde_json::to_vec(&frame).map_err(|_| Refusal::unavailable("the gateway"))?;
-    let sent = chat.client.publish(subjects::live_typing(conversation_id), payload.into()).await;
-    sent.map_err(|_| Refusal::unavailable("the log"))
+    let Ok(payload) = serde_json::to_vec(&frame) else { return };
+    if let Err(error) = nats::try_publish(&chat.client, subjects::live_typing(conversation_id), payload.into()) {
+        tracing::debug!(%error, "typing not passed on");
+    }
 }
 
 #[cfg(test)]

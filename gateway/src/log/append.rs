@@ -32,7 +32,8 @@ impl Log {
     /// Appends an event; returns once JetStream has stored it. `dedup` makes a repeat harmless.
     ///
     /// # Errors
-    /// `unavailable`: perhaps stored, perhaps not; a repeat with the same `dedup` finds out.
+    /// `unavailable`: at once and surely not stored without a connection; otherwise perhaps stored, which a repeat with
+    /// the same `dedup` finds out. Nothing is sent after this has returned.
     pub async fn append(&self, permit: Permit, event: &Event, dedup: Option<String>) -> Result<Appended, Refusal> {
         let appended = self.publish(permit, event, dedup, None).await?;
         appended.ok_or_else(|| Refusal::unavailable("the log"))
@@ -55,6 +56,9 @@ impl Log {
         last: Option<Seq>,
     ) -> Result<Option<Appended>, Refusal> {
         debug_assert_eq!(permit.conversation_id(), event.conversation_id());
+        let js =
+            self.check_link().and_then(|()| self.publisher.context().ok_or_else(|| Refusal::unavailable("the log")));
+        let js = js.inspect_err(|_| metrics::append_failed())?;
         let payload: Bytes = serde_json::to_vec(event)
             .map_err(|error| {
                 tracing::error!(%error, "an event has no JSON");
@@ -80,7 +84,7 @@ impl Log {
         let subject = self.subject(permit.conversation_id());
         let started = Instant::now();
         let acked = loop {
-            match async { self.js.send_publish(subject.clone(), message()).await?.await }.await {
+            match async { js.send_publish(subject.clone(), message()).await?.await }.await {
                 Err(error) if is_in_process(&error) && started.elapsed() < IN_PROCESS => {
                     tokio::time::sleep(IN_PROCESS_RETRY).await;
                 }

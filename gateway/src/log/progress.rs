@@ -14,7 +14,8 @@ use partyline_shared::{
 };
 use tokio::time::Instant;
 
-use super::{Log, Partition};
+use super::{ANSWER_TIMEOUT, Log, Partition};
+use crate::tasks;
 
 /// How old a watermark may be: a lower floor only means that more of the log's tail is read.
 const WATERMARK_AGE: Duration = Duration::from_millis(500);
@@ -102,7 +103,7 @@ impl Log {
             tokio::spawn(async move {
                 let partition = &log.partitions[usize::from(number)];
                 // Whoever needs one waits, and is told, if there is none.
-                let _ = log.watermark_of(partition).await;
+                let _ = tasks::caught("watermark", log.watermark_of(partition)).await;
                 partition.looking.store(false, Ordering::Release);
             });
         }
@@ -141,6 +142,7 @@ impl Log {
 
     /// How far Postgres has come, now.
     pub(super) async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
+        self.check_link()?;
         let state = partition.state.load_full();
         let read = async {
             // In this order: what retention takes meanwhile, Postgres has.
@@ -152,7 +154,8 @@ impl Log {
             Ok((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
         };
         let began = Instant::now();
-        match read.await {
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
+        match read.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
             Err(error) => {
                 tracing::warn!(error, "watermark not read");

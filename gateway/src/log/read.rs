@@ -13,9 +13,10 @@ use partyline_shared::{
     timestamp::Timestamp,
     wire::Refusal,
 };
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Entry, Floors, Log};
+use super::{ANSWER_TIMEOUT, Entry, Floors, Log};
 
 /// Events in one read from JetStream.
 const READ_BATCH: usize = 256;
@@ -48,21 +49,24 @@ impl Log {
     /// # Errors
     /// `unavailable`.
     pub async fn head(&self, conversation: ConversationId) -> Result<Option<Entry>, Refusal> {
+        self.check_link()?;
         let state = self.partition(conversation).state.load_full();
         let subject = self.subject(conversation);
         // A replica may lag behind its leader, so only a lone server is asked directly.
-        let found = if self.settings.nats_replicas > 1 {
-            state.log.stream.get_last_raw_message_by_subject(&subject).await.map(Some).or_else(|error| {
-                use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
-                if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
-            })
-        } else {
-            state.log.stream.direct_get_last_for_subject(&subject).await.map(Some).or_else(|error| {
-                use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
-                if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
-            })
+        let found = async {
+            if self.settings.nats_replicas > 1 {
+                state.log.stream.get_last_raw_message_by_subject(&subject).await.map(Some).or_else(|error| {
+                    use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+                    if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
+                })
+            } else {
+                state.log.stream.direct_get_last_for_subject(&subject).await.map(Some).or_else(|error| {
+                    use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
+                    if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
+                })
+            }
         };
-        match found {
+        match timeout(ANSWER_TIMEOUT, found).await.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(found) => {
                 Ok(found.map(|message| Entry { seq: message.sequence, prev_seq: 0, payload: message.payload }))
             }
@@ -301,6 +305,7 @@ impl Log {
         prev_seq: Seq,
         batch: usize,
     ) -> Result<Vec<Entry>, Refusal> {
+        self.check_link()?;
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
         self.get_batch(conversation, request, prev_seq).await
@@ -380,13 +385,17 @@ impl Log {
         request: Bytes,
     ) -> anyhow::Result<Vec<(Seq, async_nats::Message)>> {
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await?;
-        self.client.publish_with_reply(subjects::direct_get(partition), inbox, request).await?;
+        let asked = async {
+            let answers = self.client.subscribe(inbox.clone()).await?;
+            self.client.publish_with_reply(subjects::direct_get(partition), inbox.clone(), request).await?;
+            anyhow::Ok(answers)
+        };
+        // The queue to a server that hangs may be full.
+        let mut answers = timeout(ANSWER_TIMEOUT, asked).await??;
         let mut messages = Vec::new();
         loop {
-            let answer = tokio::time::timeout(Duration::from_secs(5), answers.next())
-                .await?
-                .ok_or_else(|| anyhow::anyhow!("subscription ended"))?;
+            let answer =
+                timeout(ANSWER_TIMEOUT, answers.next()).await?.ok_or_else(|| anyhow::anyhow!("subscription ended"))?;
             match answer.status.map(|status| status.as_u16()) {
                 // 204: end of batch; 404: nothing there.
                 Some(204 | 404) => return Ok(messages),

@@ -41,6 +41,9 @@ pub(super) const OUTBOX_ROWS: &str = "partyline_gateway_outbox_rows";
 pub(super) const OUTBOX_OLDEST: &str = "partyline_gateway_outbox_oldest_seconds";
 pub(super) const JWKS_READS: &str = "partyline_gateway_jwks_reads_total";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
+pub(super) const TASKS: &str = "partyline_gateway_tasks";
+pub(super) const TASK_PANICS: &str = "partyline_gateway_task_panics_total";
+pub(super) const TASK_RESTARTS: &str = "partyline_gateway_task_restarts_total";
 pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
 /// What connections speak.

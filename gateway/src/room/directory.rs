@@ -84,7 +84,7 @@ impl Directory {
     #[must_use]
     pub fn start(client: Client, log: Arc<Log>, members: Arc<Members>, end: CancellationToken) -> Arc<Self> {
         let refresher = Arc::new(MembershipRefresher::new(members.clone()));
-        tasks::until(end, [tokio::spawn(refresher.clone().run())]);
+        tasks::until(end, [tokio::spawn(tasks::essential("membership_refresh", refresher.clone().run()))]);
         Arc::new_cyclic(|this| Self {
             client,
             log,
@@ -130,6 +130,7 @@ impl Directory {
     }
 
     async fn open_room(&self, conversation: ConversationId, read: &mut Option<Snapshot>) -> Result<Arc<Room>, Refusal> {
+        self.log.check_link()?;
         let live = self.client.subscribe(subjects::live_all(conversation)).await.map_err(|error| {
             tracing::warn!(%error, "not subscribed");
             Refusal::unavailable("the log")
@@ -144,7 +145,14 @@ impl Directory {
         *read = Some(membership);
         let Some(this) = self.this.upgrade() else { return Err(Refusal::unavailable("the gateway")) };
         self.refresher.opened(&room);
-        tokio::spawn(feed::run(room.clone(), live, self.log.clone(), this));
+        let (task, fed) = (feed::run(room.clone(), live, self.log.clone(), this.clone()), room.clone());
+        tokio::spawn(async move {
+            // Without its task a room is silent: its members are sent away, and come back to a new one.
+            if tasks::caught("room", task).await.is_err() {
+                this.close(&fed);
+                fed.abandon();
+            }
+        });
         Ok(room)
     }
 

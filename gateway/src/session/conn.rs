@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -90,6 +90,8 @@ pub struct Conn {
     link: Link,
     side: Mutex<Side>,
     warned: AtomicBool,
+    /// Renewals of the token that are in hand.
+    renewals: AtomicU32,
     _guard: ConnectionGuard,
 }
 
@@ -106,6 +108,7 @@ impl Conn {
             link,
             side: Mutex::default(),
             warned: AtomicBool::new(false),
+            renewals: AtomicU32::new(0),
             _guard: ConnectionGuard::open(protocol),
         })
     }
@@ -202,6 +205,19 @@ impl Conn {
         self.identity.load().expires_at
     }
 
+    /// Counts a renewal of the token as in hand until the result is dropped.
+    #[must_use]
+    pub fn begin_renewal(&self) -> Renewal<'_> {
+        self.renewals.fetch_add(1, Ordering::AcqRel);
+        Renewal(self)
+    }
+
+    /// Whether a renewal of the token is in hand.
+    #[must_use]
+    pub fn is_renewing(&self) -> bool {
+        self.renewals.load(Ordering::Acquire) > 0
+    }
+
     /// The token was renewed, by one of the same user's: what it says holds from now on, and nothing else.
     pub fn renew(&self, identity: Identity) {
         self.identity.store(Arc::new(identity));
@@ -211,5 +227,15 @@ impl Conn {
     /// Whether the client is to be warned now: true once a token.
     pub fn warn_once(&self) -> bool {
         !self.warned.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// A renewal of the token that is in hand.
+#[derive(Debug)]
+pub struct Renewal<'a>(&'a Conn);
+
+impl Drop for Renewal<'_> {
+    fn drop(&mut self) {
+        self.0.renewals.fetch_sub(1, Ordering::AcqRel);
     }
 }

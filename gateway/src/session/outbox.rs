@@ -29,6 +29,8 @@ pub struct Outbox {
     written: usize,
     /// Bytes that wait.
     bytes: usize,
+    /// Ephemeral frames that wait.
+    ephemeral: usize,
 }
 
 /// The reader is too slow: nothing durable may be dropped, so the socket must go.
@@ -101,10 +103,16 @@ impl Outbox {
     /// Queues bytes of the protocol itself (pong, ping, close), which are few and small.
     pub fn push_control(&mut self, bytes: Bytes, class: Class) {
         self.bytes += bytes.len();
+        self.ephemeral += usize::from(class == Class::Ephemeral);
         self.waiting.push_back(Waiting { bytes, class });
     }
 
     fn drop_ephemeral(&mut self) -> usize {
+        let is_begun = self.written > 0 && self.waiting.front().is_some_and(|front| front.class == Class::Ephemeral);
+        // A queue of durable frames is not searched for every ephemeral one.
+        if self.ephemeral == usize::from(is_begun) {
+            return 0;
+        }
         let before = self.waiting.len();
         // The front may be half written: it stays.
         let front = if self.written > 0 { self.waiting.pop_front() } else { None };
@@ -113,6 +121,7 @@ impl Outbox {
             self.waiting.push_front(front);
         }
         self.bytes = self.waiting.iter().map(|it| it.bytes.len()).sum::<usize>() - self.written;
+        self.ephemeral = usize::from(is_begun);
         before - self.waiting.len()
     }
 
@@ -120,12 +129,14 @@ impl Outbox {
     pub fn abandon(&mut self) {
         self.waiting.truncate(usize::from(self.written > 0));
         self.bytes = self.waiting.front().map_or(0, |front| front.bytes.len() - self.written);
+        self.ephemeral = self.waiting.iter().filter(|it| it.class == Class::Ephemeral).count();
     }
 
     /// Takes everything, whole frames only: for a transport that fetches instead of being written to.
     pub fn take(&mut self) -> Vec<Bytes> {
         debug_assert_eq!(self.written, 0);
         self.bytes = 0;
+        self.ephemeral = 0;
         std::mem::take(&mut self.waiting).into_iter().map(|it| it.bytes).collect()
     }
 
@@ -169,6 +180,7 @@ impl Outbox {
             }
             written -= rest;
             self.written = 0;
+            self.ephemeral -= usize::from(front.class == Class::Ephemeral);
             self.waiting.pop_front();
         }
     }
@@ -221,6 +233,38 @@ mod tests {
         assert_eq!(outbox.push(&typing, 200), Ok(Dropped(1)));
         assert_eq!(outbox.push(&message, 200), Err(Overflow));
         assert_eq!(outbox.bytes(), 2 * message.wire().len());
+    }
+
+    #[test]
+    fn the_count_of_ephemera_follows_the_queue() {
+        let (typing, message) = (frame("tttt", Class::Ephemeral), frame("mmmm", Class::Durable));
+        let size = typing.wire().len();
+        let mut outbox = Outbox::default();
+        let count = |outbox: &Outbox| {
+            let counted = outbox.waiting.iter().filter(|it| it.class == Class::Ephemeral).count();
+            assert_eq!(outbox.ephemeral, counted);
+            counted
+        };
+        for frame in [&typing, &message, &typing, &typing] {
+            outbox.push(frame, 4 * size).unwrap();
+        }
+        assert_eq!(count(&outbox), 3);
+        // Half of the first one is written: it stays, the others go.
+        outbox.advance(1);
+        assert_eq!(outbox.push(&message, 4 * size), Ok(Dropped(2)));
+        assert_eq!(count(&outbox), 1);
+        outbox.push(&message, 4 * size).unwrap();
+        // Nothing is left to drop but what comes.
+        assert_eq!(outbox.push(&typing, 4 * size), Ok(Dropped(1)));
+        assert_eq!(outbox.bytes(), 4 * size - 1);
+        outbox.advance(size - 1);
+        assert_eq!(count(&outbox), 0);
+        outbox.push(&typing, 4 * size).unwrap();
+        outbox.abandon();
+        assert_eq!((count(&outbox), outbox.is_empty()), (0, true));
+        outbox.push(&typing, 4 * size).unwrap();
+        assert_eq!(outbox.take().len(), 1);
+        assert_eq!(count(&outbox), 0);
     }
 
     #[test]

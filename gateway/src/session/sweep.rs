@@ -16,6 +16,8 @@ use crate::{
 
 /// How long before its end a client is told that its token ends, in seconds.
 const WARNING: i64 = 60;
+/// How long after its end a token may be renewed by a command that was in hand by then, in seconds.
+const RENEWAL_TIMEOUT: i64 = 15;
 /// Between two looks at the rooms and at what else changes slowly, in seconds.
 const ROOMS_EVERY: u32 = 5;
 /// Between two comparisons of a room with the log, in seconds; it finds a lost event that nothing follows.
@@ -44,7 +46,7 @@ pub async fn run(chat: Arc<Chat>) {
         });
         queues.tell();
         for (conn, ended) in typed {
-            typing::end(&chat, &conn.identity(), ended).await;
+            typing::end(&chat, &conn.identity(), ended);
         }
         if turn.is_multiple_of(ROOMS_EVERY) {
             chat.rooms.sweep();
@@ -62,7 +64,7 @@ pub async fn run(chat: Arc<Chat>) {
 /// What is read now and then because counting every change would cost more.
 fn tell(chat: &Chat) {
     metrics::room_members(chat.rooms.all().iter().map(|room| room.size()).sum());
-    metrics::nats_traffic(&chat.client.statistics());
+    metrics::nats_traffic(&chat.log.traffic());
     let pool = chat.store.pool();
     metrics::postgres(!chat.store.is_away(), pool.size(), pool.num_idle());
 }
@@ -81,8 +83,12 @@ fn look_at(chat: &Chat, conn: &Arc<Conn>, look: Look) -> Option<super::conn::Typ
             pipe.send_control(encode::PING);
         }
     }
+    // Looked at first: a renewal that ends in between has changed the token's end.
+    let is_renewing = conn.is_renewing();
     let left = conn.expires_at() - clock::unix_seconds();
-    if left <= 0 {
+    if left <= 0 && is_renewing && left > -RENEWAL_TIMEOUT {
+        // Its answer decides.
+    } else if left <= 0 {
         conn.ask_to_close(CloseCode::TokenExpired, None);
     } else if left <= WARNING && conn.warn_once() {
         #[derive(Serialize)]

@@ -138,7 +138,7 @@ impl Session {
         lane.bytes += turn.bytes();
         lane.turns.push_back(turn);
         if !std::mem::replace(&mut lane.busy, true) {
-            tokio::spawn(lane::run(gateway.clone(), self.clone()));
+            gateway.connections.spawn(lane::run(gateway.clone(), self.clone()));
         }
     }
 
@@ -215,8 +215,9 @@ impl Session {
     pub fn leave(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let who = std::mem::replace(&mut *self.who.lock(), Who::Gone);
         if let Who::Known(conn) = who {
+            let tracker = gateway.connections.clone();
             let (gateway, session) = (gateway.clone(), self.clone());
-            tokio::spawn(async move {
+            tracker.spawn(async move {
                 // A join that is in hand would come after the departure, and never leave.
                 session.settled().await;
                 life::depart(&gateway, &conn).await;

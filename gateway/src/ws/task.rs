@@ -25,6 +25,7 @@ use crate::{
         pipe::{Duty, Pipe},
         wire::Native,
     },
+    tasks,
 };
 
 /// How long a closed socket waits for the client's own close frame, in seconds.
@@ -40,11 +41,12 @@ pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, earl
     let limiter = FrameLimiter::new(limits.frames_per_second);
     limiter.raise_burst(limits.joined_max);
     let mut requests = Requests { waiting: VecDeque::new(), bytes: 0, limiter };
+    let tracker = gateway.connections.clone();
     let gateway = gateway.clone();
-    tokio::spawn(async move {
+    tracker.spawn(async move {
         let Some(pipe) = conn.native() else { return };
         life::arrive(&gateway, &conn);
-        live(&gateway, &conn, pipe, &mut reader, &mut requests).await;
+        let _ = tasks::caught("socket", live(&gateway, &conn, pipe, &mut reader, &mut requests)).await;
         pipe.mark_gone();
         Box::pin(life::depart(&gateway, &conn)).await;
     });

@@ -1,7 +1,7 @@
 //! Socket.IO's edges, written by hand: what the official client never does, or doesn't show. That client's own tests are
 //! in `gateway/tests/socketio`.
 
-use std::{cell::Cell, collections::VecDeque};
+use std::{cell::Cell, collections::VecDeque, time::Duration};
 
 use devstack::testing::{Launch, Process};
 use futures_util::{SinkExt, StreamExt};
