@@ -111,7 +111,7 @@ impl Chat {
 
     /// The participants of a conversation changed here: every node forgets what it has cached. Does not wait for NATS;
     /// while it is away the others are told after the reconnection.
-    pub async fn members_changed(&self, conversation: ConversationId) {
+    pub fn members_changed(&self, conversation: ConversationId) {
         self.rooms.members_changed(conversation);
         self.tell_members_changed(conversation);
     }

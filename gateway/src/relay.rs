@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::connection::State;
 use futures_util::{StreamExt, stream};
 use opentelemetry::context::FutureExt;
 use partyline_shared::{
@@ -29,7 +28,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How long one change may take to be told; below the time for which it is claimed.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long NATS may take to confirm that it has what was published.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks whether an earlier change of the same conversation has been told.
 const TURN_GAP: Duration = Duration::from_millis(25);
 /// Between two sweeps; grows while a sweep fails.
@@ -91,7 +90,7 @@ async fn sweep_once(chat: &Arc<Chat>) -> Result<(), ()> {
     let failed = |error: sqlx::Error| tracing::warn!(%error, "the outbox was not read");
     metrics::outbox(chat.store.outbox_state().await.map_err(failed)?);
     // What can't be told is left to a gateway that can.
-    while is_connected(chat) {
+    while chat.log.check_link().is_ok() {
         let due = chat.store.claim_outgoing(SWEEP_LIMIT).await.map_err(failed)?;
         if due.is_empty() {
             return Ok(());
@@ -106,10 +105,6 @@ async fn sweep_once(chat: &Arc<Chat>) -> Result<(), ()> {
         }
     }
     Err(())
-}
-
-fn is_connected(chat: &Chat) -> bool {
-    chat.nats_up.is_up() && chat.client.connection_state() == State::Connected
 }
 
 /// Tells a change and takes it out of the outbox, or gives it back to be told later.
@@ -138,12 +133,10 @@ async fn relay(chat: &Arc<Chat>, change: &Outgoing, by: Relayer) -> bool {
 
 /// Tells nodes, the log and the people concerned. To do so again changes nothing.
 async fn tell(chat: &Arc<Chat>, change: &Outgoing) -> Result<(), Refusal> {
-    if !is_connected(chat) {
-        return Err(Refusal::unavailable("NATS"));
-    }
+    chat.log.check_link()?;
     let seq = match &change.event {
         Some(event) => {
-            let _ = timeout(FLUSH_TIMEOUT, chat.members_changed(change.conversation_id)).await;
+            chat.members_changed(change.conversation_id);
             append(chat, change, event).await?
         }
         None => 0,
@@ -154,10 +147,10 @@ async fn tell(chat: &Arc<Chat>, change: &Outgoing) -> Result<(), Refusal> {
     };
     let (conversation_id, users) = (change.conversation_id, change.users.clone());
     chat.inbox.tell(News { conversation_id, reason, seq, last_message: None, users }).await;
-    match timeout(FLUSH_TIMEOUT, chat.client.flush()).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Refusal::unavailable("NATS")),
-    }
+    // An answer over the same connection: what was published before it has reached NATS. A flush only means that the
+    // kernel has it.
+    let answered = timeout(CONFIRM_TIMEOUT, chat.log.head(conversation_id)).await;
+    answered.unwrap_or_else(|_| Err(Refusal::unavailable("NATS"))).map(drop)
 }
 
 /// Appends the event, unless the log has it already. JetStream itself recognises a repeat for as long as its window

@@ -85,20 +85,23 @@ impl Log {
         if seq == 0 {
             return Ok(None);
         }
+        self.check_link()?;
         let state = self.partition(conversation).state.load_full();
         // As for the head: a replica may lag behind its leader.
-        let found = if self.settings.nats_replicas > 1 {
-            state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
-                use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
-                if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
-            })
-        } else {
-            state.log.stream.direct_get(seq).await.map(Some).or_else(|error| {
-                use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
-                if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
-            })
+        let found = async {
+            if self.settings.nats_replicas > 1 {
+                state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
+                    use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+                    if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
+                })
+            } else {
+                state.log.stream.direct_get(seq).await.map(Some).or_else(|error| {
+                    use async_nats::jetstream::stream::DirectGetErrorKind::NotFound;
+                    if matches!(error.kind(), NotFound) { Ok(None) } else { Err(error.to_string()) }
+                })
+            }
         };
-        match found {
+        match timeout(ANSWER_TIMEOUT, found).await.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(found) => Ok(found
                 .filter(|message| *message.subject == *self.subject(conversation))
                 .map(|message| Entry { seq, prev_seq: 0, payload: message.payload })),
@@ -305,7 +308,6 @@ impl Log {
         prev_seq: Seq,
         batch: usize,
     ) -> Result<Vec<Entry>, Refusal> {
-        self.check_link()?;
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": batch });
         self.get_batch(conversation, request, prev_seq).await
@@ -384,6 +386,7 @@ impl Log {
         partition: u16,
         request: Bytes,
     ) -> anyhow::Result<Vec<(Seq, async_nats::Message)>> {
+        self.check_link()?;
         let inbox = self.client.new_inbox();
         let asked = async {
             let answers = self.client.subscribe(inbox.clone()).await?;

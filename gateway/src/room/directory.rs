@@ -173,7 +173,7 @@ impl Directory {
     pub fn users_changed(&self, users: &[UserId]) {
         for room in self.refresher.rooms_of_any(users) {
             self.members.invalidate(room.id);
-            self.refresher.mark_stale(&room, Cause::Changed);
+            self.refresher.mark_stale(&room, Cause::Renamed);
         }
     }
 

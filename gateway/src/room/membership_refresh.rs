@@ -27,8 +27,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Why a room's membership is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It is known to have changed. Such rooms go first.
+    /// Participants are known to have come or gone, and those who were removed get the news of it. Such rooms go first.
     Changed,
+    /// A participant has another name or type. If somebody turns out to be removed, the news of that may have been missed.
+    Renamed,
     /// A change may have been missed, and the news of it to those who were removed.
     Doubt,
 }
@@ -123,7 +125,7 @@ impl MembershipRefresher {
 
     /// Has a room's membership read again soon.
     pub(super) fn mark_stale(&self, room: &Arc<Room>, cause: Cause) {
-        self.queue.lock().add(room, cause == Cause::Changed, cause == Cause::Doubt);
+        self.queue.lock().add(room, cause != Cause::Doubt, cause != Cause::Changed);
         self.wake.notify_one();
     }
 

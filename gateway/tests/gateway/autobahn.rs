@@ -288,8 +288,8 @@ fn closing(cases: &mut Vec<Case>) {
     cases.push(case("7.1.5", unfinished, [Got::Close(1000, Vec::new())]));
     cases.push(case("7.3.1", frame(FIN | CLOSE, b""), [Got::Close(0, Vec::new())]));
     cases.push(case("7.3.2", frame(FIN | CLOSE, b"\x03"), [violation("bad_close_frame")]));
-    cases.push(case("7.3.4", close(1000, b"Hello World!"), [Got::Close(1000, b"Hello World!".to_vec())]));
-    cases.push(case("7.3.5", close(1000, &[b'*'; 123]), [Got::Close(1000, vec![b'*'; 123])]));
+    cases.push(case("7.3.4", close(1000, b"Hello World!"), [Got::Close(1000, Vec::new())]));
+    cases.push(case("7.3.5", close(1000, &[b'*'; 123]), [Got::Close(1000, Vec::new())]));
     cases.push(case("7.3.6", close(1000, &[b'*'; 124]), [violation("bad_control_frame")]));
     cases.push(case("7.5.1", close(1000, b"\xce\xba\xed\xa0\x80"), [violation("invalid_utf8")]));
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999] {
