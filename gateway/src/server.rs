@@ -171,6 +171,7 @@ impl Bound {
             tracing::warn!(requests, connections, commands = commands.len(), "not finished in time");
         }
         gateway.chat.presence.withdraw().await;
+        tasks::process_ends();
         end.cancel();
         accepting.abort();
         sweepers.iter().for_each(JoinHandle::abort);

@@ -103,6 +103,7 @@ impl Persister {
         if !matches!(timeout(LAST_WORDS, opened.client.flush()).await, Ok(Ok(()))) {
             tracing::warn!("last acknowledgements not sent; these events will come again");
         }
+        tasks::process_ends();
         end.cancel();
         trace::finish().await;
         match failed {

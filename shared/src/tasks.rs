@@ -5,7 +5,10 @@ use std::{
     any::Any,
     backtrace::{Backtrace, BacktraceStatus},
     panic::{self, AssertUnwindSafe, PanicHookInfo},
-    sync::{LazyLock, OnceLock},
+    sync::{
+        LazyLock, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,9 @@ static OBSERVER: OnceLock<Observer> = OnceLock::new();
 /// The name of the first task that ended and should not have.
 static FAILED: LazyLock<watch::Sender<Option<&'static str>>> = LazyLock::new(|| watch::Sender::new(None));
 
+/// The process is ending: tasks may return, since what they wait for goes.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// A task panicked; the panic hook has logged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a task panicked")]
@@ -51,6 +57,15 @@ pub struct Panicked;
 pub fn install(observer: Observer) {
     let _ = OBSERVER.set(observer);
     panic::set_hook(Box::new(log_panic));
+}
+
+/// The process ends in an orderly way from now on: a task that returns is no failure any more, one that panics is.
+pub fn process_ends() {
+    ENDING.store(true, Ordering::Release);
+}
+
+fn is_ending() -> bool {
+    ENDING.load(Ordering::Acquire)
 }
 
 /// Waits until a task ended that the process can't do without; its name.
@@ -66,8 +81,8 @@ pub async fn failed() -> &'static str {
     }
 }
 
-/// A task that the process can't do without: if it ends, by a panic or by returning, [`failed`] tells. Dropped or
-/// aborted, it ends as it should.
+/// A task that the process can't do without: if it ends, by a panic or by returning, [`failed`] tells. Dropped,
+/// aborted, or returning after [`process_ends`], it ends as it should.
 pub async fn essential(name: &'static str, task: impl Future<Output = ()>) {
     // Never cancelled.
     essential_until(name, task, CancellationToken::new()).await;
@@ -77,7 +92,7 @@ pub async fn essential(name: &'static str, task: impl Future<Output = ()>) {
 pub async fn essential_until(name: &'static str, task: impl Future<Output = ()>, end: CancellationToken) {
     let _live = Live::new(name);
     let ended = caught(name, task).await;
-    if ended.is_err() || !end.is_cancelled() {
+    if ended.is_err() || !(end.is_cancelled() || is_ending()) {
         tracing::error!(task = name, panicked = ended.is_err(), "a task ended that must not; the process ends");
         fail(name);
     }
@@ -94,6 +109,9 @@ async fn restart<F: Future<Output = ()>>(name: &'static str, make: impl Fn() -> 
     let mut restarts: Vec<Instant> = Vec::new();
     loop {
         let ended = caught(name, make()).await;
+        if ended.is_ok() && is_ending() {
+            return;
+        }
         restarts.retain(|at| at.elapsed() < limits.window);
         if restarts.len() >= limits.max {
             tracing::error!(task = name, "a task ended again and again; the process ends");

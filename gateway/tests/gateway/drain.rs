@@ -72,7 +72,8 @@ async fn a_gateway_that_is_told_to_end_sends_everybody_elsewhere_in_time() {
     }
     assert!(began.elapsed() < Duration::from_secs(8));
     bob.find(|it| it["type"] == "presence" && it["user_id"] == "ann" && it["online"] == false).await;
-    assert!(leaving.log().contains("SIGTERM") && !leaving.log().contains("panicked"));
+    let log = leaving.log();
+    assert!(log.contains("SIGTERM") && !log.contains("panicked"), "{log}");
 }
 
 async fn read_until_ack(person: &mut Person) -> Result<u64, Closed> {
