@@ -2,15 +2,15 @@
 
 mod follow;
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use async_nats::Client;
-use parking_lot::Mutex;
 use partyline_shared::{
     admin::Latch,
     ids::ConversationId,
     nats, subjects,
     trace::{self, Service},
+    wire::Refusal,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,8 +44,6 @@ pub struct Chat {
     pub nats_up: Latch,
     /// Commands that must run to their end, and what follows from them: awaited before the process ends.
     pub commands: TaskTracker,
-    /// Changes of participants that other nodes were not told of, because NATS was away.
-    untold: Mutex<HashSet<ConversationId>>,
 }
 
 impl Chat {
@@ -101,7 +99,6 @@ impl Chat {
             sent,
             people,
             nats_up: Latch::default(),
-            untold: Mutex::default(),
             commands: TaskTracker::new(),
         });
         follow::all(&chat, link, told, to_tell, &end);
@@ -109,25 +106,16 @@ impl Chat {
         Ok(chat)
     }
 
-    /// The participants of a conversation changed here: every node forgets what it has cached. Does not wait for NATS;
-    /// while it is away the others are told after the reconnection.
-    pub fn members_changed(&self, conversation: ConversationId) {
+    /// Has every node forget what it has cached of a conversation's participants, this one first.
+    ///
+    /// # Errors
+    /// `unavailable`, if the other nodes could not be told.
+    pub fn members_changed(&self, conversation: ConversationId) -> Result<(), Refusal> {
         self.rooms.members_changed(conversation);
-        self.tell_members_changed(conversation);
-    }
-
-    fn tell_members_changed(&self, conversation: ConversationId) {
-        let told = nats::try_publish(&self.client, subjects::MEMBERS_CHANGED, conversation.to_string().into());
-        if let Err(error) = told {
+        nats::try_publish(&self.client, subjects::MEMBERS_CHANGED, conversation.to_string().into()).map_err(|error| {
             tracing::warn!(%error, "change of participants not told yet");
-            self.untold.lock().insert(conversation);
-        }
-    }
-
-    /// Tells other nodes of the changes that they missed because this node had no connection.
-    fn tell_untold(&self) {
-        let untold = std::mem::take(&mut *self.untold.lock());
-        untold.into_iter().for_each(|conversation| self.tell_members_changed(conversation));
+            Refusal::unavailable("NATS")
+        })
     }
 }
 

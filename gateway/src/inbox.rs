@@ -9,7 +9,8 @@ use async_nats::Client;
 use futures_util::StreamExt;
 use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
-    nats, subjects,
+    nats::{self, NotPublished},
+    subjects,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -113,7 +114,7 @@ impl Inbox {
 
     /// Tells a conversation's participants of a message or a change of one, the sender's other devices too.
     /// `last_message` is made only if somebody is to hear of it.
-    pub async fn tell_all(
+    pub fn tell_all(
         &self,
         membership: &Arc<Membership>,
         reason: Reason,
@@ -130,27 +131,30 @@ impl Inbox {
         }
         let last_message = last_message();
         let news = News { conversation_id, reason, seq, last_message, users: Vec::new() };
-        self.send(&audience, &news).await;
+        if let Err(error) = self.send(&audience, &news) {
+            tracing::debug!(%error, "news not told");
+        }
     }
 
     /// Tells `news.users`, wherever they are.
-    pub async fn tell(&self, news: News) {
+    ///
+    /// # Errors
+    /// If a node could not be told.
+    pub fn tell(&self, news: News) -> Result<(), NotPublished> {
         let audience = self.look_up(news.conversation_id, news.moves(), news.users.iter());
-        self.send(&audience, &news).await;
+        self.send(&audience, &news)
     }
 
-    async fn send(&self, audience: &Audience, news: &News) {
+    fn send(&self, audience: &Audience, news: &News) -> Result<(), NotPublished> {
         if !audience.here.is_empty() {
             let _ = self.arrived.send(News { users: audience.here.clone(), ..news.clone() });
         }
         for (node, users) in &audience.elsewhere {
             let news = News { users: users.clone(), ..news.clone() };
-            if let Ok(payload) = serde_json::to_vec(&news)
-                && let Err(error) = nats::try_publish(&self.client, subjects::node_inbox(node), payload.into())
-            {
-                tracing::debug!(%error, "news not told");
-            }
+            let payload = serde_json::to_vec(&news).map_err(|_| NotPublished::Invalid)?;
+            nats::try_publish(&self.client, subjects::node_inbox(node), payload.into())?;
         }
+        Ok(())
     }
 
     fn look_up<'a>(

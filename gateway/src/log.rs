@@ -215,8 +215,8 @@ impl Log {
     /// Notes when a user was last seen, for the persister. Losing one is no harm.
     pub async fn note_seen(&self, user: &UserId, at: Timestamp) {
         let note = serde_json::json!({ "at": at }).to_string();
-        let Some(js) = self.publisher.context() else { return };
-        if let Err(error) = js.publish(subjects::seen(user), note.into()).await {
+        // Not on the connection for appending, whose unanswered messages are limited. While NATS is away it is dropped.
+        if let Err(error) = nats::try_publish(&self.client, subjects::seen(user), note.into()) {
             tracing::debug!(%error, "last seen not noted");
         }
     }

@@ -414,6 +414,10 @@ impl Presence {
         // The grace is the same for all, so they end in the order in which they began.
         while let Some((user_id, leaving, began)) = departures.recv().await {
             tokio::time::sleep_until(began + grace).await;
+            if self.registry.has(&user_id) {
+                // Connected here, whatever the bucket holds at this moment.
+                continue;
+            }
             let mut state = self.state.write();
             if state.grace_ends(&user_id, leaving) {
                 self.tell(Change { user_id, online: false, last_seen: Some(leaving.at) });

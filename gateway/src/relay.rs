@@ -133,10 +133,10 @@ async fn relay(chat: &Arc<Chat>, change: &Outgoing, by: Relayer) -> bool {
 
 /// Tells nodes, the log and the people concerned. To do so again changes nothing.
 async fn tell(chat: &Arc<Chat>, change: &Outgoing) -> Result<(), Refusal> {
-    chat.log.check_link()?;
     let seq = match &change.event {
         Some(event) => {
-            chat.members_changed(change.conversation_id);
+            // First, and also while this node can't append.
+            chat.members_changed(change.conversation_id)?;
             append(chat, change, event).await?
         }
         None => 0,
@@ -146,7 +146,10 @@ async fn tell(chat: &Arc<Chat>, change: &Outgoing) -> Result<(), Refusal> {
         _ => Reason::Added,
     };
     let (conversation_id, users) = (change.conversation_id, change.users.clone());
-    chat.inbox.tell(News { conversation_id, reason, seq, last_message: None, users }).await;
+    chat.inbox.tell(News { conversation_id, reason, seq, last_message: None, users }).map_err(|error| {
+        tracing::warn!(%error, "news not told yet");
+        Refusal::unavailable("NATS")
+    })?;
     // An answer over the same connection: what was published before it has reached NATS. A flush only means that the
     // kernel has it.
     let answered = timeout(CONFIRM_TIMEOUT, chat.log.head(conversation_id)).await;

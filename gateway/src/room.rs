@@ -276,9 +276,11 @@ impl Room {
     /// # Returns
     /// These clients.
     fn evict_removed(&self) -> Vec<Arc<Conn>> {
+        // The clients first: whoever attaches later was checked against a membership that is at least as new.
+        let members = self.members();
         let membership = self.membership();
-        let stays = |conn: &Arc<Conn>| membership.participant(&conn.user_id).is_some();
-        let evicted: Vec<_> = self.members().iter().filter(|conn| !stays(conn)).cloned().collect();
+        let evicted: Vec<_> =
+            members.iter().filter(|conn| membership.participant(&conn.user_id).is_none()).cloned().collect();
         for conn in &evicted {
             self.leave(conn);
             conn.side(|side| side.joined.retain(|room| room.id != self.id));

@@ -95,6 +95,8 @@ impl Persister {
             () = shutdown.cancelled() => None,
             task = tasks::failed() => Some(task),
         };
+        // After a failure, too: the batches in hand are written, and no more are pulled.
+        shutdown.cancel();
         nats_up.set(false);
         let finish = async { while pipelines.join_next().await.is_some() {} };
         if timeout(config.stop_time(), finish).await.is_err() {

@@ -27,7 +27,7 @@ pub const DEFAULT_PAGE: u32 = 50;
 /// The largest page.
 pub const MAX_PAGE: u32 = 200;
 /// Conversations in one `join_conversations`.
-pub const MAX_JOINS: usize = 100;
+pub const MAX_JOINS: usize = 80;
 /// What this server can do beyond the first version of the protocol; `welcome` names it.
 pub const FEATURES: &[&str] = &["join_conversations"];
 
@@ -426,6 +426,11 @@ mod tests {
         let entry = format!("{{\"conversation_id\":\"{id}\"}}");
         assert_eq!(code(&list("")), ErrorCode::BadRequest);
         assert_eq!(code(&list(&vec![entry; MAX_JOINS + 1].join(","))), ErrorCode::BadRequest);
+        // The largest legal list fits a frame.
+        let (largest, reference) = ((1_u64 << 53) - 1, "x".repeat(MAX_REF_BYTES));
+        let entry = format!("{{\"conversation_id\":\"{id}\",\"after\":{largest},\"ref\":\"{reference}\"}}");
+        let text = list(&vec![entry; MAX_JOINS].join(","));
+        assert!(Request::parse(&text).command.is_ok() && text.len() <= 20 * 1_024, "{}", text.len());
         let long = "x".repeat(MAX_REF_BYTES + 1);
         assert_eq!(code(&list(&format!("{{\"conversation_id\":\"{id}\",\"ref\":\"{long}\"}}"))), ErrorCode::BadRequest);
     }

@@ -33,6 +33,8 @@ const LINK_GLANCE: Duration = Duration::from_secs(1);
 const EVENT_LEAD: Duration = Duration::from_millis(5);
 /// Between two looks at the streams for reasons other than a reconnection.
 const DOUBT_GAP: Duration = Duration::from_secs(1);
+/// Between two looks whether the connections to NATS stand again.
+const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What nodes tell each other.
 pub(super) struct Told {
@@ -140,21 +142,20 @@ async fn reconnected(chat: &Arc<Chat>) {
         begin_anew(chat).await;
     }
     chat.rooms.doubt_all();
-    chat.tell_untold();
     chat.presence.announce_all().await;
 }
 
 async fn follow_doubts(chat: Arc<Chat>) {
-    restarting("follow_doubt", || follow_doubt(chat.clone())).await;
+    restarting("follow_doubt", || Box::pin(follow_doubt(chat.clone()))).await;
 }
 
 /// A stream may be deleted without this node's connection being lost.
 async fn follow_doubt(chat: Arc<Chat>) {
     loop {
         chat.log.doubted().await;
-        if chat.log.check_link().is_err() {
-            // The reconnection looks at the streams.
-            continue;
+        // The reconnection of the connection for appending alone looks at no stream.
+        while chat.log.check_link().is_err() {
+            tokio::time::sleep(LINK_CHECK_INTERVAL).await;
         }
         match chat.log.reload(|| highest_seq(chat.store.clone())).await {
             Ok(true) => begin_anew(&chat).await,

@@ -147,7 +147,7 @@ fn tell(chat: &Arc<Chat>, membership: Arc<Membership>, reason: Reason, seq: Seq,
         let is_newest = changed.is_newest(&chat.store).await;
         if is_newest || reason == Reason::Deleted {
             let last_message = || if is_newest { resume::raw_message(&changed.message) } else { None };
-            chat.inbox.tell_all(&membership, reason, seq, last_message).await;
+            chat.inbox.tell_all(&membership, reason, seq, last_message);
         }
     });
 }

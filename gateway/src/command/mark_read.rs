@@ -72,7 +72,11 @@ pub async fn mark_read(
         users: vec![who.user_id.clone()],
     };
     let inbox = chat.inbox.clone();
-    chat.commands.spawn(async move { inbox.tell(news).await });
+    chat.commands.spawn(async move {
+        if let Err(error) = inbox.tell(news) {
+            tracing::debug!(%error, "a read marker not told");
+        }
+    });
     Ok(MarkReadAck { conversation_id, last_read_seq })
 }
 

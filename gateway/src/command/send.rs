@@ -88,7 +88,7 @@ pub async fn send(
 
     let inbox = chat.inbox.clone();
     chat.commands.spawn(async move {
-        inbox.tell_all(&membership, Reason::Message, appended.seq, || as_seen(&event, appended.seq)).await;
+        inbox.tell_all(&membership, Reason::Message, appended.seq, || as_seen(&event, appended.seq));
     });
     Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
 }

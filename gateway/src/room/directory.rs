@@ -148,7 +148,8 @@ impl Directory {
         let (task, fed) = (feed::run(room.clone(), live, self.log.clone(), this.clone()), room.clone());
         tokio::spawn(async move {
             // Without its task a room is silent: its members are sent away, and come back to a new one.
-            if tasks::caught("room", task).await.is_err() {
+            // It returns only once the room has ended, or the subscription.
+            if tasks::caught("room", task).await.is_err() || !fed.end.is_cancelled() {
                 this.close(&fed);
                 fed.abandon();
             }

@@ -153,17 +153,25 @@ impl Conn {
     }
 
     /// Waits until the queue has room for one more answer, so that a client that asks faster than it reads is answered
-    /// later and not closed. Not for ever: the queue's limit sees to one that doesn't read at all.
-    pub async fn has_room(&self) {
+    /// later and not closed. One that makes no room in [`ROOM_TIMEOUT`] is closed as too slow.
+    ///
+    /// # Returns
+    /// Whether the command may run: not on a connection that is to be closed.
+    pub async fn has_room(&self) -> bool {
         let has_room = || match &self.link {
             Link::Native(pipe) => pipe.has_room(),
             Link::SocketIo(remote) => remote.has_room(),
         };
         let mut waited = Duration::ZERO;
-        while !has_room() && waited < ROOM_TIMEOUT {
+        while !self.is_leaving() && !has_room() {
+            if waited >= ROOM_TIMEOUT {
+                self.ask_to_close(CloseCode::TooSlow, None);
+                break;
+            }
             tokio::time::sleep(ROOM_CHECK).await;
             waited += ROOM_CHECK;
         }
+        !self.is_leaving()
     }
 
     /// Whether a goodbye was sent or asked for, or the transport broke.

@@ -125,7 +125,9 @@ async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, 
         // Each of them costs what a packet of its own costs.
         session.frames.count(u32::try_from(joins.conversations.len().saturating_sub(1)).unwrap_or(u32::MAX));
     }
-    conn.has_room().await;
+    if !conn.has_room().await {
+        return;
+    }
     let event = if name.len() <= NAME_BYTES { json!(name).to_string() } else { String::new() };
     session
         .voice

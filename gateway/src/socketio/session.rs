@@ -145,10 +145,12 @@ impl Session {
     /// The next thing to do; none ends the work.
     pub(super) fn next_turn(&self) -> Option<Turn> {
         let mut lane = self.lane.lock();
-        if self.pipe.is_closing() {
-            lane.turns.clear();
-        }
         let was_full = lane.is_full();
+        if self.pipe.is_leaving() {
+            // What was not begun can be sent again.
+            lane.turns.retain(|turn| matches!(turn, Turn::Last(_) | Turn::Violation(_) | Turn::Disconnect));
+            lane.bytes = lane.turns.iter().map(Turn::bytes).sum();
+        }
         let turn = lane.turns.pop_front();
         lane.bytes -= turn.as_ref().map_or(lane.bytes, Turn::bytes);
         if was_full && !lane.is_full() {

@@ -75,7 +75,7 @@ async fn live(gateway: &Arc<Gateway>, session: &Arc<Session>, reader: &mut Reade
         pipe.set_reading(reads);
         let idle = session.is_idle();
         let duty = pipe.duty(idle);
-        if duty == Duty::Finish || pipe.is_gone() || (reader.is_eof() && idle) {
+        if duty == Duty::Finish || pipe.is_gone() || (reader.is_eof() && idle && !reader.is_held_back()) {
             break;
         }
         let ready = tokio::select! {

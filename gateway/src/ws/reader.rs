@@ -82,6 +82,12 @@ impl Reader {
         self.is_eof
     }
 
+    /// Whether whole frames may wait that were read and not taken.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.is_held_back
+    }
+
     /// Until when nothing is read, because the client sends too fast.
     #[must_use]
     pub fn pause(&self) -> Option<Instant> {

@@ -95,6 +95,12 @@ impl Ear for Requests {
 }
 
 impl Requests {
+    /// Drops the commands that wait: the connection is to be closed, and what was not begun can be sent again.
+    fn drop_commands(&mut self) {
+        self.waiting.retain(|waiting| matches!(waiting, Waiting::Last(_)));
+        self.bytes = 0;
+    }
+
     /// Takes what is to be done next.
     fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front();
@@ -123,21 +129,22 @@ async fn live(
     let mut in_hand: Option<Command> = None;
     loop {
         if in_hand.is_none() {
-            if pipe.is_closing() {
-                requests.waiting.clear();
+            if pipe.is_leaving() {
+                requests.drop_commands();
             }
             match requests.pop() {
                 Some(Waiting::Command { request, .. }) => {
                     // On the heap, and only while it runs: an idle socket's task stays small.
                     let (chat, conn) = (gateway.chat.clone(), conn.clone());
                     in_hand = Some(Box::pin(async move {
-                        conn.has_room().await;
-                        command::run(&chat, &conn, request).await;
+                        if conn.has_room().await {
+                            command::run(&chat, &conn, request).await;
+                        }
                     }));
                 }
                 Some(Waiting::Last(Last::Close(payload))) => pipe.close_echo(&payload),
                 Some(Waiting::Last(Last::Violation(code))) => pipe.close(CloseCode::ProtocolError, Some(code), None),
-                None if reader.is_eof() => break,
+                None if reader.is_eof() && !reader.is_held_back() => break,
                 None => {}
             }
         }

@@ -1,6 +1,6 @@
 import type { Command, Welcome } from "./wire.ts";
 
-/** Conversations in one frame: the server takes 100, and a frame has room for these. */
+/** Conversations in one frame, as many as the server takes. */
 const MOST = 80;
 
 /**
