@@ -28,6 +28,8 @@ pub(crate) struct Moved {
     pub(crate) times: usize,
     /// The longest time from wanting a node to having joined all conversations there, without planned outages.
     pub(crate) longest: Duration,
+    /// What the nodes answered in that time.
+    pub(crate) refusals: Vec<String>,
     /// What no client should see.
     pub(crate) wrong: Vec<String>,
 }
@@ -35,7 +37,13 @@ pub(crate) struct Moved {
 impl Quiet {
     /// Moves until the traffic ends.
     pub(crate) async fn live(mut self) -> Moved {
-        let mut moved = Moved { name: self.name.clone(), times: 0, longest: Duration::ZERO, wrong: Vec::new() };
+        let mut moved = Moved {
+            name: self.name.clone(),
+            times: 0,
+            longest: Duration::ZERO,
+            refusals: Vec::new(),
+            wrong: Vec::new(),
+        };
         while !self.world.has_ended() {
             let Some(mut socket) = self.joined_all(&mut moved).await else { break };
             moved.times += 1;
@@ -48,30 +56,37 @@ impl Quiet {
     /// Tries until all conversations are joined on one node; `None` if the traffic ends before.
     async fn joined_all(&mut self, moved: &mut Moved) -> Option<Socket> {
         let mut locked_out = Duration::ZERO;
+        let mut refusals = Vec::new();
         loop {
             let (began, outage) = (Instant::now(), self.world.has_outage());
             let attempt = self.attempt(&mut moved.wrong).await;
-            if attempt.is_err() {
+            if let Err(refusal) = &attempt {
+                let (at, took) = (self.world.acknowledged(), began.elapsed());
+                refusals.push(format!("with {at} acknowledged, after {took:.1?}: {refusal}"));
                 let wait = rand::rng().random_range(20..200);
                 sleep(Duration::from_millis(wait)).await;
             }
             // What an outage held up says nothing about the nodes.
             locked_out = if outage || self.world.has_outage() { Duration::ZERO } else { locked_out + began.elapsed() };
-            moved.longest = moved.longest.max(locked_out);
+            if locked_out > moved.longest {
+                moved.longest = locked_out;
+                moved.refusals.clone_from(&refusals);
+            }
             match attempt {
                 Ok(socket) => return Some(socket),
-                Err(Gone) if self.world.has_ended() => return None,
-                Err(Gone) => {}
+                Err(_) if self.world.has_ended() => return None,
+                Err(_) => {}
             }
         }
     }
 
-    async fn attempt(&mut self, wrong: &mut Vec<String>) -> Result<Socket, Gone> {
-        let mut socket = client::connect(&self.world.gateways, &self.token).await?;
+    async fn attempt(&mut self, wrong: &mut Vec<String>) -> Result<Socket, String> {
+        let no_connection = |Gone| "no connection".to_owned();
+        let mut socket = client::connect(&self.world.gateways, &self.token).await.map_err(no_connection)?;
         for (conversation, held) in &mut self.conversations {
-            let answer = client::join(&mut socket, conversation, *held, |_| {}).await?;
+            let answer = client::join(&mut socket, conversation, *held, |_| {}).await.map_err(no_connection)?;
             if answer["type"] != "joined" {
-                return Err(Gone);
+                return Err(answer.to_string());
             }
             if let Some(event) = answer["events"].as_array().unwrap().first() {
                 wrong.push(format!("an event in a silent conversation: {event}"));
@@ -95,7 +110,8 @@ impl Quiet {
 pub(crate) fn check(people: &[Moved]) -> (usize, Duration) {
     for person in people {
         assert!(person.wrong.is_empty(), "{} saw: {:?}", person.name, person.wrong);
-        assert!(person.longest <= LOCKED_OUT_MAX, "{} was locked out for {:?}", person.name, person.longest);
+        let (longest, refusals) = (person.longest, &person.refusals);
+        assert!(longest <= LOCKED_OUT_MAX, "{} was locked out for {longest:?}: {refusals:#?}", person.name);
         assert!(person.times > 0, "{} joined nothing", person.name);
     }
     let times = people.iter().map(|person| person.times).sum();

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
 import { once } from "node:events";
 import { connect as dial, createServer } from "node:net";
 
@@ -72,8 +73,17 @@ export class Client extends Ears {
     return answer;
   }
 
-  join(conversation_id, after) {
-    return this.does("join_conversation", { conversation_id, ...(after !== undefined && { after }) });
+  /** Joins; what is unavailable is asked for again, as the protocol says. */
+  async join(conversation_id, after) {
+    const argument = { conversation_id, ...(after !== undefined && { after }) };
+    for (let attempt = 0; ; attempt++) {
+      const answer = await this.ask("join_conversation", argument);
+      if (answer.code !== "unavailable" || attempt === 10) {
+        assert.equal(answer.status, "ok", JSON.stringify(answer));
+        return answer;
+      }
+      await sleep(answer.retry_after_ms);
+    }
   }
 }
 

@@ -167,7 +167,7 @@ export function talk(world, transport) {
     });
 
     it("is told why it is closed before it hears that it is, and stays away if it broke the protocol", async (t) => {
-      const large = "x".repeat(20_000);
+      const large = "x".repeat(21_000);
       // Each is a race of two connections over polling.
       for (let n = 0; n < 5; n++) {
         const client = await Client.come(t, world.stack, somebody("ann"), { transports });
