@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::Client;
+use async_nats::{Client, connection::State};
 use futures_util::StreamExt;
-use partyline_shared::{claims::Identity, ids::UserId, subjects, wire::Refusal};
+use partyline_shared::{claims::Identity, ids::UserId, nats, subjects, wire::Refusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -182,8 +182,13 @@ impl Budget {
     }
 
     async fn ask(&self, judge: &str, user: &UserId, service: bool) -> Option<Verdict> {
+        if self.client.connection_state() != State::Connected {
+            // It would be asked after a reconnection, and count a message that this node has counted.
+            return None;
+        }
         let subject = if service { subjects::node_service_budget(judge) } else { subjects::node_budget(judge) };
         let request = self.client.request(subject, user.as_str().to_owned().into());
+        // The time in the queue to NATS counts, too.
         let answer = tokio::time::timeout(PATIENCE, request).await.ok()?.ok()?;
         serde_json::from_slice(&answer.payload).ok()
     }
@@ -202,7 +207,7 @@ impl Budget {
             // A node that is alone has nobody to tell.
             if self.presence.nodes().len() > 1
                 && let Ok(payload) = serde_json::to_vec(&gathered)
-                && let Err(error) = self.client.publish(subjects::DEBITS, payload.into()).await
+                && let Err(error) = nats::try_publish(&self.client, subjects::DEBITS, payload.into())
             {
                 tracing::debug!(%error, "debits not told");
             }
@@ -230,7 +235,8 @@ impl Budget {
             let (Some(reply), Some(user)) = (message.reply, user) else { continue };
             let verdict = Verdict { retry_after_ms: limiter.check(&user).err().and_then(|it| it.retry_after_ms) };
             if let Ok(payload) = serde_json::to_vec(&verdict) {
-                let _ = self.client.publish(reply, payload.into()).await;
+                // In time or not at all: without an answer the other node decides by itself.
+                let _ = nats::try_publish(&self.client, reply, payload.into());
             }
         }
     }

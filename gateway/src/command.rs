@@ -105,7 +105,7 @@ struct Refreshed {
     expires_at: i64,
 }
 
-async fn refresh_token(chat: &Chat, conn: &Conn, command: &RefreshToken) -> Result<Refreshed, Refusal> {
+async fn refresh_token(chat: &Chat, conn: &Arc<Conn>, command: &RefreshToken) -> Result<Refreshed, Refusal> {
     // The sweeper does not close for the old token's end meanwhile.
     let _renewal = conn.begin_renewal();
     let renewed = chat.verifier.verify_or_refresh(&command.token).await?;

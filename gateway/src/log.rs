@@ -108,8 +108,7 @@ impl Log {
         let publisher = Publisher::new();
         let name = format!("partyline-gateway-{node}-append");
         let run = publisher.clone().run(settings.clone(), name, end.clone());
-        let run = tasks::essential_until("append_connection", run, end.clone());
-        tasks::until(end, [tokio::spawn(run)]);
+        tasks::until(end.clone(), [tokio::spawn(tasks::essential_until("append_connection", run, end))]);
         Ok(Arc::new(Self {
             client,
             js,

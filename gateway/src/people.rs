@@ -8,7 +8,7 @@ use moka::sync::Cache;
 use partyline_shared::{
     claims::{Identity, UserType},
     ids::UserId,
-    subjects,
+    nats, subjects,
 };
 use tokio::sync::mpsc;
 
@@ -69,17 +69,17 @@ async fn write(store: Arc<Store>, client: Client, mut seen: mpsc::Receiver<(User
             tokio::time::sleep(RETRY).await;
         };
         if !changed.is_empty() {
-            broadcast(&client, &changed).await;
+            broadcast(&client, &changed);
         }
         tokio::time::sleep(GAP).await;
     }
 }
 
 /// Whoever misses it, because NATS is away, reads all memberships again upon reconnection.
-async fn broadcast(client: &Client, changed: &[UserId]) {
+fn broadcast(client: &Client, changed: &[UserId]) {
     match serde_json::to_vec(changed) {
         Ok(payload) => {
-            if let Err(error) = client.publish(subjects::USERS_CHANGED, payload.into()).await {
+            if let Err(error) = nats::try_publish(client, subjects::USERS_CHANGED, payload.into()) {
                 tracing::warn!(%error, "changed users not broadcast");
             }
         }

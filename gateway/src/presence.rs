@@ -298,10 +298,11 @@ impl Presence {
             }
             if !failed.is_empty() {
                 let presence = self.clone();
-                tokio::spawn(async move {
+                let retry = async move {
                     tokio::time::sleep(WRITE_RETRY).await;
                     failed.iter().for_each(|user| presence.touch(user));
-                });
+                };
+                tokio::spawn(tasks::caught("presence_retry", retry));
             }
         }
         // The node leaves, and with it all who were here.

@@ -44,7 +44,8 @@ pub async fn after_commit(chat: &Arc<Chat>, change: Outgoing) {
         // Here it holds at once, whatever NATS does.
         chat.rooms.members_changed(change.conversation_id);
     }
-    let relaying = chat.commands.spawn(in_turn(chat.clone(), change).with_current_context());
+    let relaying = in_turn(chat.clone(), change).with_current_context();
+    let relaying = chat.commands.spawn(tasks::caught("relay", relaying));
     if timeout(ANSWER_WAIT, relaying).await.is_err() {
         tracing::warn!("a change was committed and is told later");
     }

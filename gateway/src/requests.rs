@@ -34,8 +34,8 @@ impl Requests {
     pub fn start(per_second: u32, end: CancellationToken) -> Self {
         let limiter = limiter(per_second, DefaultClock::default()).map(Arc::new);
         if let Some(limiter) = limiter.clone() {
-            let task = async move { tasks::restarting("requests_tidy", || tidy(&limiter)).await };
-            tokio::spawn(async move { end.run_until_cancelled(task).await });
+            let make = move || tidy(limiter.clone());
+            tokio::spawn(end.run_until_cancelled_owned(tasks::restarting("requests_tidy", make)));
         }
         Self(limiter)
     }
@@ -63,7 +63,7 @@ fn limiter<C: Clock>(per_second: u32, clock: C) -> Option<Limiter<C>> {
 }
 
 /// Forgets users whose allowance is whole again, and gives their memory back.
-async fn tidy(limiter: &Limiter<DefaultClock>) {
+async fn tidy(limiter: Arc<Limiter<DefaultClock>>) {
     let mut tick = tokio::time::interval(TIDY);
     loop {
         tick.tick().await;

@@ -251,10 +251,11 @@ async fn accept(
             request: Duration::from_secs(u64::from(limits.handshake_seconds)),
             keep_alive: Duration::from_secs(u64::from(limits.keep_alive_seconds)),
         };
-        requests.spawn(async move {
+        let served = async move {
             serve_http(front, stream, peer.ip(), timeouts, closing).await;
             drop(place);
-        });
+        };
+        requests.spawn(tasks::caught("http", served));
     }
 }
 

@@ -153,7 +153,7 @@ fn open(gateway: &Arc<Gateway>, request: &mut Request, is_websocket: bool) -> Er
         let Some(session) = taker.socketio.open(&taker, bearer) else { return metrics::handshake_refused("full") };
         if session.advance(Stage::Polling, Stage::WebSocket) {
             session.pipe.send_control(late::text(&handshake(&taker, &session, &[])));
-            taker.connections.clone().spawn(socket::run(taker, session, stream, early));
+            socket::spawn(&taker, &session, socket::run(taker.clone(), session.clone(), stream, early));
         }
     });
     switched.map_or_else(|_| refuse("not_websocket", Problem::BadRequest), Errand::Done)
@@ -166,7 +166,7 @@ fn upgrade(gateway: &Arc<Gateway>, session: Arc<Session>, request: &mut Request)
     }
     let (taker, taken) = (gateway.clone(), session.clone());
     let switched = ws::switch(request, move |stream, early| {
-        taker.connections.clone().spawn(socket::upgrade(taker, taken, stream, early));
+        socket::spawn(&taker, &taken, socket::upgrade(taker.clone(), taken.clone(), stream, early));
     });
     switched.map_or_else(
         |_| {

@@ -145,9 +145,12 @@ impl Store {
 
     fn keep_probing(&self) {
         let store = self.clone();
-        tokio::spawn(
-            async move { while tasks::caught("postgres_probe", store.probe_until_closed()).await.is_err() {} },
-        );
+        tokio::spawn(async move {
+            // Without a probe Postgres would count as away for ever.
+            while tasks::caught("postgres_probe", store.probe_until_closed()).await.is_err() {
+                sleep(PROBE_GAP).await;
+            }
+        });
     }
 
     async fn probe_until_closed(&self) {

@@ -26,6 +26,7 @@ use crate::{
     http::{lent::Lent, problem::Problem},
     metrics, origin,
     server::Gateway,
+    tasks,
 };
 
 /// The one version of WebSocket.
@@ -109,7 +110,7 @@ pub fn switch(
     check(request)?;
     let upgraded = fastwebsockets::upgrade::upgrade(request);
     let (response, upgraded) = upgraded.map_err(|error| NoHandshake::Other(error.to_string()))?;
-    tokio::spawn(async move {
+    let handed_over = async move {
         let socket = match upgraded.await {
             Ok(socket) => socket.into_inner(),
             Err(error) => return tracing::debug!(%error, "handshake not finished"),
@@ -120,7 +121,8 @@ pub fn switch(
         if let Some(stream) = parts.io.into_inner().into_stream() {
             take(stream, parts.read_buf.to_vec());
         }
-    });
+    };
+    tokio::spawn(tasks::caught("handshake", handed_over));
     Ok(response.map(|_| Body::empty()))
 }
 

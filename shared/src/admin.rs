@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry;
+use crate::{tasks, telemetry};
 
 /// A condition of readiness, set by whoever knows.
 #[derive(Clone, Debug, Default)]
@@ -76,14 +76,16 @@ pub async fn serve(
                     .into_response()
             }),
         );
-    let tick = tokio::spawn(async move {
-        let mut every = tokio::time::interval(std::time::Duration::from_secs(5));
-        loop {
-            every.tick().await;
-            upkeep.run_upkeep();
-        }
-    });
+    let tick = tokio::spawn(tasks::restarting("metrics_upkeep", move || keep_up(upkeep.clone())));
     let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     tick.abort();
     served
+}
+/// Folds what histograms gathered, for ever.
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut every = tokio::time::interval(std::time::Duration::from_secs(5));
+    loop {
+        every.tick().await;
+        metrics.run_upkeep();
+    }
 }

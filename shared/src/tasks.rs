@@ -128,12 +128,14 @@ async fn restart<F: Future<Output = ()>>(name: &'static str, make: impl Fn() -> 
 ///
 /// # Errors
 /// [`Panicked`], counted under `name`.
-pub async fn caught<T>(name: &'static str, task: impl Future<Output = T>) -> Result<T, Panicked> {
-    let task = fault::injected(name, task);
+pub fn caught<T>(name: &'static str, task: impl Future<Output = T>) -> impl Future<Output = Result<T, Panicked>> {
+    // Combinators hold the task once; an async function would hold it as its argument, too, and be twice as large.
     // Nothing that the task alone owned is seen again.
-    AssertUnwindSafe(task).catch_unwind().await.map_err(|_| {
-        observe(name, TaskEvent::Panicked);
-        Panicked
+    AssertUnwindSafe(fault::injected(name, task)).catch_unwind().map(move |ended| {
+        ended.map_err(|_| {
+            observe(name, TaskEvent::Panicked);
+            Panicked
+        })
     })
 }
 
@@ -185,8 +187,8 @@ fn constant(payload: &(dyn Any + Send)) -> &'static str {
 /// `PARTYLINE_TEST_PANIC_FILE` names panics.
 mod fault {
     #[cfg(not(debug_assertions))]
-    pub(super) async fn injected<T>(_: &'static str, task: impl Future<Output = T>) -> T {
-        task.await
+    pub(super) fn injected<T>(_: &'static str, task: impl Future<Output = T>) -> impl Future<Output = T> {
+        task
     }
 
     #[cfg(debug_assertions)]

@@ -52,11 +52,12 @@ pub(super) fn all(
     to_tell: mpsc::UnboundedReceiver<Change>,
     end: &CancellationToken,
 ) {
+    let doubting = chat.clone();
     tasks::until(
         end.clone(),
         [
             tokio::spawn(essential("follow_link", follow_link(chat.clone(), link))),
-            tokio::spawn(follow_doubts(chat.clone())),
+            tokio::spawn(restarting("follow_doubt", move || Box::pin(follow_doubt(doubting.clone())))),
             tokio::spawn(essential("follow_restarts", follow_restarts(chat.clone(), told.log_restarted))),
             tokio::spawn(essential("follow_members", follow_members(chat.clone(), told.members_changed))),
             tokio::spawn(essential("follow_users", follow_users(chat.clone(), told.users_changed))),
@@ -143,10 +144,6 @@ async fn reconnected(chat: &Arc<Chat>) {
     }
     chat.rooms.doubt_all();
     chat.presence.announce_all().await;
-}
-
-async fn follow_doubts(chat: Arc<Chat>) {
-    restarting("follow_doubt", || Box::pin(follow_doubt(chat.clone()))).await;
 }
 
 /// A stream may be deleted without this node's connection being lost.

@@ -73,8 +73,8 @@ impl Refresher {
         let refresher = Arc::new(Self { wanted: Notify::new(), begun: AtomicU64::new(0), ended });
         let reader = Reader { source, keys, kept, up };
         let task = refresher.clone().run(reader, every);
-        let task = tasks::essential_until("jwks", task, shutdown.clone());
-        tokio::spawn(async move { shutdown.run_until_cancelled_owned(task).await });
+        let end = shutdown.clone();
+        tokio::spawn(shutdown.run_until_cancelled_owned(tasks::essential_until("jwks", task, end)));
         let _ = first.wait_for(|reading| reading.number > 0).await;
         refresher
     }

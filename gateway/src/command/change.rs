@@ -17,7 +17,7 @@ use crate::{
     budget::Entrance,
     history::{current::Current, resume},
     inbox::Reason,
-    validate,
+    tasks, validate,
 };
 
 /// How often an edit is appended anew because the conversation's log moved on between reading and appending.
@@ -143,11 +143,12 @@ pub async fn delete(chat: &Arc<Chat>, who: &Identity, command: DeleteMessage) ->
 fn tell(chat: &Arc<Chat>, membership: Arc<Membership>, reason: Reason, seq: Seq, changed: Current) {
     let commands = chat.commands.clone();
     let chat = chat.clone();
-    commands.spawn(async move {
+    let telling = async move {
         let is_newest = changed.is_newest(&chat.store).await;
         if is_newest || reason == Reason::Deleted {
             let last_message = || if is_newest { resume::raw_message(&changed.message) } else { None };
             chat.inbox.tell_all(&membership, reason, seq, last_message);
         }
-    });
+    };
+    commands.spawn(tasks::caught("tell_change", telling));
 }

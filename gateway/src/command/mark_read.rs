@@ -16,6 +16,7 @@ use crate::{
     authorise::{self, Membership},
     history::{Range, tail::Tail},
     inbox::{News, Reason},
+    tasks,
 };
 
 /// Where the marker stands now.
@@ -72,11 +73,12 @@ pub async fn mark_read(
         users: vec![who.user_id.clone()],
     };
     let inbox = chat.inbox.clone();
-    chat.commands.spawn(async move {
+    let telling = async move {
         if let Err(error) = inbox.tell(news) {
             tracing::debug!(%error, "a read marker not told");
         }
-    });
+    };
+    chat.commands.spawn(tasks::caught("tell_read", telling));
     Ok(MarkReadAck { conversation_id, last_read_seq })
 }
 

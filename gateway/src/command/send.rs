@@ -20,7 +20,7 @@ use crate::{
     encode, history,
     inbox::Reason,
     log::Entry,
-    metrics, validate,
+    metrics, tasks, validate,
 };
 
 /// JetStream has the message.
@@ -87,9 +87,10 @@ pub async fn send(
     typing::end_by_message(chat, who, conversation_id);
 
     let inbox = chat.inbox.clone();
-    chat.commands.spawn(async move {
+    let telling = async move {
         inbox.tell_all(&membership, Reason::Message, appended.seq, || as_seen(&event, appended.seq));
-    });
+    };
+    chat.commands.spawn(tasks::caught("tell_message", telling));
     Ok(SendAck { conversation_id, client_id, message_id, seq: appended.seq, created_at, duplicate: false })
 }
 

@@ -14,6 +14,7 @@ use crate::{
     app::Chat,
     authorise, clock,
     session::conn::{self, Conn, Side},
+    tasks,
 };
 
 /// Between two that are passed on, in milliseconds.
@@ -43,14 +44,15 @@ pub async fn typing(chat: &Arc<Chat>, conn: &Arc<Conn>, command: &Typing) -> Res
     let steps = conn.side(|side| decide(side, command, clock::millis()));
     if let Some(wait) = steps.wait {
         let (chat, conn) = (chat.clone(), conn.clone());
-        tokio::spawn(async move {
+        let start = async move {
             tokio::time::sleep(Duration::from_millis(wait)).await;
             if let Some(started) = conn.side(|side| start_postponed(side, clock::millis()))
                 && !conn.is_gone()
             {
                 publish(&chat, &conn.identity(), started, true);
             }
-        });
+        };
+        tokio::spawn(tasks::caught("typing", start));
     }
     if let Some(ended) = steps.ended {
         publish(chat, &conn.identity(), ended, false);

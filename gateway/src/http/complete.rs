@@ -5,6 +5,8 @@ use opentelemetry::context::FutureExt;
 use partyline_shared::wire::{ErrorCode, Refusal};
 use tokio_util::task::TaskTracker;
 
+use crate::tasks;
+
 /// Runs a command in a task of its own, which goes on if this future is dropped.
 ///
 /// # Errors
@@ -13,10 +15,10 @@ pub(super) async fn to_end<T: Send + 'static>(
     commands: &TaskTracker,
     command: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
-    commands.spawn(command.with_current_context()).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a command broke");
-        Err(Refusal::new(ErrorCode::Internal, "a defect of the server"))
-    })
+    match commands.spawn(tasks::caught("rest_command", command.with_current_context())).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(tasks::Panicked)) | Err(_) => Err(Refusal::new(ErrorCode::Internal, "a defect of the server")),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use partyline_shared::{
     subjects,
     wire::Refusal,
 };
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -33,6 +36,8 @@ use crate::{
 const GRACE: u32 = 10;
 /// Between two times that all rooms are verified.
 const DOUBT_GAP: Duration = Duration::from_secs(1);
+/// How long a subscription may take to be queued.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rooms that ask for their log's head at once.
 const HEADS: usize = 64;
 
@@ -131,7 +136,10 @@ impl Directory {
 
     async fn open_room(&self, conversation: ConversationId, read: &mut Option<Snapshot>) -> Result<Arc<Room>, Refusal> {
         self.log.check_link()?;
-        let live = self.client.subscribe(subjects::live_all(conversation)).await.map_err(|error| {
+        // The queue to a server that hangs may be full.
+        let live = timeout(SUBSCRIBE_TIMEOUT, self.client.subscribe(subjects::live_all(conversation))).await;
+        let live = live.map_err(anyhow::Error::from).and_then(|live| live.map_err(anyhow::Error::from));
+        let live = live.map_err(|error| {
             tracing::warn!(%error, "not subscribed");
             Refusal::unavailable("the log")
         })?;
@@ -198,12 +206,13 @@ impl Directory {
             return self.verify_all();
         }
         let this = self.this.clone();
-        tokio::spawn(async move {
+        let verify = async move {
             tokio::time::sleep(after).await;
             let Some(this) = this.upgrade() else { return };
             this.doubt.lock().done(clock::millis());
             this.verify_all();
-        });
+        };
+        tokio::spawn(tasks::caught("verify_rooms", verify));
     }
 
     fn verify_all(&self) {

@@ -90,7 +90,7 @@ pub struct Conn {
     link: Link,
     side: Mutex<Side>,
     warned: AtomicBool,
-    /// Renewals of the token that are in hand.
+    /// Renewals of the token that wait or are in hand.
     renewals: AtomicU32,
     _guard: ConnectionGuard,
 }
@@ -213,14 +213,14 @@ impl Conn {
         self.identity.load().expires_at
     }
 
-    /// Counts a renewal of the token as in hand until the result is dropped.
+    /// Counts a renewal of the token as under way until the result is dropped.
     #[must_use]
-    pub fn begin_renewal(&self) -> Renewal<'_> {
+    pub fn begin_renewal(self: &Arc<Self>) -> Renewal {
         self.renewals.fetch_add(1, Ordering::AcqRel);
-        Renewal(self)
+        Renewal(self.clone())
     }
 
-    /// Whether a renewal of the token is in hand.
+    /// Whether a renewal of the token waits or is in hand.
     #[must_use]
     pub fn is_renewing(&self) -> bool {
         self.renewals.load(Ordering::Acquire) > 0
@@ -238,11 +238,11 @@ impl Conn {
     }
 }
 
-/// A renewal of the token that is in hand.
+/// A renewal of the token that waits or is in hand.
 #[derive(Debug)]
-pub struct Renewal<'a>(&'a Conn);
+pub struct Renewal(Arc<Conn>);
 
-impl Drop for Renewal<'_> {
+impl Drop for Renewal {
     fn drop(&mut self) {
         self.0.renewals.fetch_sub(1, Ordering::AcqRel);
     }

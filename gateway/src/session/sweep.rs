@@ -16,7 +16,7 @@ use crate::{
 
 /// How long before its end a client is told that its token ends, in seconds.
 const WARNING: i64 = 60;
-/// How long after its end a token may be renewed by a command that was in hand by then, in seconds.
+/// How long after its end a token may be renewed by a command that had arrived by then, in seconds.
 const RENEWAL_TIMEOUT: i64 = 15;
 /// Between two looks at the rooms and at what else changes slowly, in seconds.
 const ROOMS_EVERY: u32 = 5;

@@ -28,13 +28,13 @@ use crate::{
 const NAME_BYTES: usize = 128;
 
 /// Works until nothing is left.
-pub(super) async fn run(gateway: Arc<Gateway>, session: Arc<Session>) {
+pub(super) async fn run(gateway: &Arc<Gateway>, session: &Arc<Session>) {
     while let Some(turn) = session.next_turn() {
         match turn {
-            Turn::Connect { namespace, auth } => connect(&gateway, &session, &namespace, auth.as_deref()).await,
-            Turn::Event { id, json } => event(&gateway, &session, id, &json).await,
+            Turn::Connect { namespace, auth } => connect(gateway, session, &namespace, auth.as_deref()).await,
+            Turn::Event { id, json, renewal: _renewal } => event(gateway, session, id, &json).await,
             // A client that leaves the only namespace closes the transport next.
-            Turn::Disconnect => session.hang_up(&gateway),
+            Turn::Disconnect => session.hang_up(gateway),
             Turn::Last(Last::Close(payload)) => session.pipe.close_echo(&payload),
             Turn::Last(Last::Violation(code)) => session.break_off(Violation(code)),
             Turn::Violation(violation) => session.break_off(violation),
@@ -76,9 +76,10 @@ async fn connect(gateway: &Arc<Gateway>, session: &Arc<Session>, namespace: &str
         let sid = format!("{}-{}", gateway.chat.node, conn.id);
         say(session, &format!("40{}", json!({ "sid": sid, "pid": page.pid() })));
         let _ = session.page.set(page.id);
+        // Known first: should the arrival panic, the departure takes back what it did.
+        *who = Who::Known(conn.clone());
         life::arrive(gateway, &conn);
         session.frames.raise_burst(gateway.chat.config.limits.joined_max);
-        *who = Who::Known(conn);
     }
 }
 

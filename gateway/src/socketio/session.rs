@@ -27,7 +27,13 @@ use crate::{
     encode::Frame,
     metrics,
     server::Gateway,
-    session::{conn::Remote, frame_limiter::FrameLimiter, life, pipe::Pipe},
+    session::{
+        conn::{Remote, Renewal},
+        frame_limiter::FrameLimiter,
+        life,
+        pipe::Pipe,
+    },
+    tasks,
     ws::task::{WAITING_BYTES, WAITING_COMMANDS},
 };
 
@@ -125,11 +131,19 @@ impl Session {
             Ok(Packet::Connect { namespace, auth }) => {
                 Turn::Connect { namespace: namespace.to_owned(), auth: auth.map(Into::into) }
             }
-            Ok(Packet::Event { id, json }) => Turn::Event { id, json: json.to_owned() },
+            Ok(Packet::Event { id, json }) => Turn::Event { id, json: json.to_owned(), renewal: self.renewal(json) },
             Ok(Packet::Disconnect | Packet::Close) => Turn::Disconnect,
             Err(violation) => Turn::Violation(violation),
         };
         self.push(gateway, turn);
+    }
+
+    /// An event that brings a new token, as clients' `JSON.stringify` writes it.
+    fn renewal(&self, json: &str) -> Option<Renewal> {
+        match &*self.who.lock() {
+            Who::Known(conn) if json.starts_with("[\"refresh_token\"") => Some(conn.begin_renewal()),
+            _ => None,
+        }
     }
 
     /// Adds what is to be done after all that came before.
@@ -138,7 +152,13 @@ impl Session {
         lane.bytes += turn.bytes();
         lane.turns.push_back(turn);
         if !std::mem::replace(&mut lane.busy, true) {
-            gateway.connections.spawn(lane::run(gateway.clone(), self.clone()));
+            drop(lane);
+            let (tracker, gateway, session) = (gateway.connections.clone(), gateway.clone(), self.clone());
+            tracker.spawn(async move {
+                if tasks::caught("socketio_commands", lane::run(&gateway, &session)).await.is_err() {
+                    session.break_down(&gateway);
+                }
+            });
         }
     }
 
@@ -213,17 +233,27 @@ impl Session {
         self.leave(gateway);
     }
 
+    /// The task that does the session's commands panicked: the session ends, and what still waits is not done.
+    fn break_down(self: &Arc<Self>, gateway: &Arc<Gateway>) {
+        self.end(gateway);
+        // Otherwise the session would count as busy for ever, and its departure would never come.
+        *self.lane.lock() = Lane::default();
+        self.pipe.wake();
+        self.idle.notify_waiters();
+    }
+
     /// Whoever is behind it leaves the chat; what is left to say may still be fetched.
     pub fn leave(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let who = std::mem::replace(&mut *self.who.lock(), Who::Gone);
         if let Who::Known(conn) = who {
             let tracker = gateway.connections.clone();
             let (gateway, session) = (gateway.clone(), self.clone());
-            tracker.spawn(async move {
+            let departure = async move {
                 // A join that is in hand would come after the departure, and never leave.
                 session.settled().await;
                 life::depart(&gateway, &conn).await;
-            });
+            };
+            tracker.spawn(tasks::caught("socketio_departure", departure));
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     server::Gateway,
     session::pipe::Duty,
+    tasks,
     ws::{
         frame::{Decoder, Message},
         reader::{Ear, Last, Reader, over},
@@ -52,6 +53,16 @@ impl Ear for Hearing<'_> {
     fn is_full(&self) -> bool {
         self.session.is_full()
     }
+}
+
+/// Spawns what serves a session's WebSocket. If it panics, the session ends.
+pub(super) fn spawn(gateway: &Arc<Gateway>, session: &Arc<Session>, served: impl Future<Output = ()> + Send + 'static) {
+    let (tracker, gateway, session) = (gateway.connections.clone(), gateway.clone(), session.clone());
+    tracker.spawn(async move {
+        if tasks::caught("socketio_socket", served).await.is_err() {
+            session.end(&gateway);
+        }
+    });
 }
 
 /// Takes over a socket for a session; `early` is what arrived before.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::packet::Violation;
-use crate::{session::conn::Conn, ws::reader::Last};
+use crate::{
+    session::conn::{Conn, Renewal},
+    ws::reader::Last,
+};
 
 /// What a session's packets go over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +32,8 @@ pub enum Turn {
     Event {
         id: Option<u64>,
         json: String,
+        /// Of one that brings a new token: that counts from its arrival on.
+        renewal: Option<Renewal>,
     },
     Disconnect,
     /// What a WebSocket's client sent last.

@@ -19,7 +19,7 @@ use crate::{
     command,
     server::Gateway,
     session::{
-        conn::{Conn, Link},
+        conn::{Conn, Link, Renewal},
         frame_limiter::FrameLimiter,
         life,
         pipe::{Duty, Pipe},
@@ -40,13 +40,16 @@ pub fn spawn(gateway: &Arc<Gateway>, identity: Identity, stream: TcpStream, earl
     let mut reader = Reader::new(early, limits.max_frame_bytes as usize);
     let limiter = FrameLimiter::new(limits.frames_per_second);
     limiter.raise_burst(limits.joined_max);
-    let mut requests = Requests { waiting: VecDeque::new(), bytes: 0, limiter };
+    let mut requests = Requests { conn: conn.clone(), waiting: VecDeque::new(), bytes: 0, limiter };
     let tracker = gateway.connections.clone();
     let gateway = gateway.clone();
     tracker.spawn(async move {
         let Some(pipe) = conn.native() else { return };
-        life::arrive(&gateway, &conn);
-        let _ = tasks::caught("socket", live(&gateway, &conn, pipe, &mut reader, &mut requests)).await;
+        let life = async {
+            life::arrive(&gateway, &conn);
+            live(&gateway, &conn, pipe, &mut reader, &mut requests).await;
+        };
+        let _ = tasks::caught("socket", life).await;
         pipe.mark_gone();
         Box::pin(life::depart(&gateway, &conn)).await;
     });
@@ -58,6 +61,7 @@ pub const WAITING_BYTES: usize = 32 * 1_024;
 
 /// Read and understood, waiting for the one in hand.
 struct Requests {
+    conn: Arc<Conn>,
     waiting: VecDeque<Waiting>,
     /// Bytes of the commands that wait.
     bytes: usize,
@@ -65,7 +69,12 @@ struct Requests {
 }
 
 enum Waiting {
-    Command { request: Request, bytes: usize },
+    /// A new token counts from its arrival on: the old one may end while others are done.
+    Command {
+        request: Request,
+        bytes: usize,
+        renewal: Option<Renewal>,
+    },
     Last(Last),
 }
 
@@ -82,7 +91,8 @@ impl Ear for Requests {
             self.limiter.count(u32::try_from(joins.conversations.len().saturating_sub(1)).unwrap_or(u32::MAX));
         }
         self.bytes += text.len();
-        self.waiting.push_back(Waiting::Command { request, bytes: text.len() });
+        let renewal = matches!(request.command, Ok(Asked::RefreshToken(_))).then(|| self.conn.begin_renewal());
+        self.waiting.push_back(Waiting::Command { request, bytes: text.len(), renewal });
     }
 
     fn last(&mut self, last: Last) {
@@ -133,10 +143,11 @@ async fn live(
                 requests.drop_commands();
             }
             match requests.pop() {
-                Some(Waiting::Command { request, .. }) => {
+                Some(Waiting::Command { request, renewal, .. }) => {
                     // On the heap, and only while it runs: an idle socket's task stays small.
                     let (chat, conn) = (gateway.chat.clone(), conn.clone());
                     in_hand = Some(Box::pin(async move {
+                        let _renewal = renewal;
                         if conn.has_room().await {
                             command::run(&chat, &conn, request).await;
                         }

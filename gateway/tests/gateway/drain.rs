@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::error::Error as WsError;
 
 use crate::{
     person::{Closed, Person, connect, handshake},
+    socketio::Raw,
     support::{World, message, seq, until},
 };
 
@@ -74,6 +75,29 @@ async fn a_gateway_that_is_told_to_end_sends_everybody_elsewhere_in_time() {
     bob.find(|it| it["type"] == "presence" && it["user_id"] == "ann" && it["online"] == false).await;
     let log = leaving.log();
     assert!(log.contains("SIGTERM") && !log.contains("panicked"), "{log}");
+}
+
+#[tokio::test]
+async fn command_in_hand_is_answered_before_the_gateway_ends() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut native = world.person(&gateway, "ann").await;
+    let mut raw = Raw::come(&gateway, &world.token("ann")).await;
+    let lock = world.lock_conversations().await;
+    native.say(&json!({ "type": "join_conversation", "conversation_id": chat })).await;
+    raw.say(&format!("426{}", json!(["join_conversation", { "conversation_id": chat }]))).await;
+    world.is_waited_for().await;
+    gateway.signal(Signal::TERM);
+    until("the drain", async || gateway.log().contains("draining")).await;
+    lock.rollback().await.unwrap();
+    native.expect("joined").await;
+    raw.expect("436").await;
+    assert_eq!(native.closed().await.reason["code"], "draining");
+    raw.expect("42[\"closing\"").await;
+    native.bow_out().await;
+    let (status, log) = (gateway.wait().await, gateway.log());
+    assert!(status.success() && !log.contains("not finished in time"), "{status}: {log}");
 }
 
 async fn read_until_ack(person: &mut Person) -> Result<u64, Closed> {

@@ -204,6 +204,19 @@ async fn of_many_that_come_at_once_no_more_stay_than_may() {
 }
 
 /// What is answered to the bytes of a request, and the code of its problem.
+#[tokio::test]
+async fn connection_beyond_the_limit_is_dropped_and_counted() {
+    let world = World::new().await;
+    let gateway = world.launch().env("PARTYLINE_MAX_CONNECTIONS", "1").start().await.unwrap();
+    let full = "partyline_gateway_handshakes_refused_total{reason=\"full\"}";
+    // A connection counts from its acceptance on, before it says a word.
+    let _first = TcpStream::connect(gateway.http_addr()).await.unwrap();
+    let mut second = TcpStream::connect(gateway.http_addr()).await.unwrap();
+    let dropped = timeout(PATIENCE, second.read(&mut [0])).await.expect("the connection stayed open");
+    assert!(matches!(dropped, Ok(0) | Err(_)), "{dropped:?}");
+    assert_eq!(world.metric(&gateway, full).await, 1.0);
+}
+
 async fn raw(gateway: &Process, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(gateway.http_addr()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

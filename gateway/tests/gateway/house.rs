@@ -43,6 +43,12 @@ const TRADES: &[Trade] = &[
         homes: &["shared/src/trace", "gateway/src/trace", "persister/src/trace"],
     },
     Trade {
+        // `nats::try_publish` never waits for a connection that is lost or slow.
+        name: "publishing without JetStream",
+        signs: &["client.publish("],
+        homes: &["shared/src/nats"],
+    },
+    Trade {
         name: "publishing to JetStream",
         signs: &["send_publish(", "js.publish(", "jetstream().publish("],
         homes: &["gateway/src/log", "persister/src/dead_letter"],
@@ -101,4 +107,40 @@ fn every_trade_stays_in_its_house() {
         }
     }
     assert!(strays.is_empty(), "{strays:#?}");
+}
+
+/// Every task has a name and a policy, so that none ends unseen.
+#[test]
+fn every_task_is_spawned_with_a_policy() {
+    let processes = |path: &str| ["shared/", "gateway/", "persister/"].iter().any(|part| path.starts_with(part));
+    let policies = ["essential(", "essential_until(", "restarting(", "caught("];
+    // What aborts tasks at their end: it does nothing that can panic.
+    let exempt = ["gateway/src/tasks.rs"];
+    let mut spawned = 0;
+    let mut strays = Vec::new();
+    for (path, code) in sources().iter().filter(|(path, _)| processes(path) && !exempt.contains(&path.as_str())) {
+        for (start, sign) in ["tokio::spawn(", ".spawn("].iter().flat_map(|sign| code.match_indices(sign)) {
+            let task = argument(&code[start + sign.len()..]);
+            spawned += 1;
+            if !policies.iter().any(|policy| task.contains(policy)) {
+                strays.push(format!("{path}: {sign}{task})"));
+            }
+        }
+    }
+    assert!(spawned > 40, "{spawned} tasks: has the way to spawn them changed?");
+    assert!(strays.is_empty(), "{strays:#?}");
+}
+
+/// The text up to the bracket that closes the one before it.
+fn argument(code: &str) -> &str {
+    let mut depth = 1;
+    let end = code.find(|sign| {
+        depth += match sign {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        depth == 0
+    });
+    &code[..end.unwrap_or(code.len())]
 }

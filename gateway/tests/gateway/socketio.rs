@@ -84,7 +84,7 @@ impl Raw {
     }
 
     /// Waits until the server has closed the socket, without a word.
-    async fn is_cut_off(&mut self) {
+    pub(crate) async fn is_cut_off(&mut self) {
         while let Some(Ok(message)) = timeout(PATIENCE, self.0.next()).await.expect("the socket stayed open") {
             assert!(message.is_text(), "{message:?}");
         }
@@ -139,7 +139,7 @@ impl<'a> Poller<'a> {
         answer(self.request(Method::POST).body(body.to_owned())).await
     }
 
-    async fn get(&self) -> Answer {
+    pub(crate) async fn get(&self) -> Answer {
         answer(self.request(Method::GET)).await
     }
 

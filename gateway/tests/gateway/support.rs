@@ -121,6 +121,22 @@ impl World {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Has every command wait that reads a conversation from Postgres, until the transaction ends.
+    pub(crate) async fn lock_conversations(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        let mut lock = self.env.pool().await.unwrap().begin().await.unwrap();
+        sqlx::query("LOCK TABLE conversations, participants").execute(&mut *lock).await.unwrap();
+        lock
+    }
+
+    /// Waits until a command waits for such a lock.
+    pub(crate) async fn is_waited_for(&self) {
+        let pool = self.env.pool().await.unwrap();
+        let waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON oid = database \
+                       WHERE datname = current_database() AND NOT granted";
+        until("a command to wait", async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0)
+            .await;
+    }
+
     pub(crate) async fn is_ready(&self, process: &Process) -> bool {
         let answer = self.http.get(process.admin_url("/readyz")).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())

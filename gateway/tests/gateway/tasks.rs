@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use devstack::testing::Process;
+use serde_json::json;
 
-use crate::support::{World, until};
+use crate::{
+    socketio::{Poller, Raw},
+    support::{World, until},
+};
 
 /// Has a task of a process under test panic.
 struct Fault(PathBuf);
@@ -85,6 +89,44 @@ async fn a_socket_whose_task_panics_is_forgotten() {
     fault.strike("socket");
     ann.bow_out().await;
     until("the socket to be forgotten", async || world.metric(&gateway, open).await == 0.0).await;
+}
+
+#[tokio::test]
+async fn socketio_session_whose_task_panics_ends() {
+    let world = World::new().await;
+    let fault = Fault::new(&world);
+    let gateway = world.launch().env("PARTYLINE_TEST_PANIC_FILE", &fault.0).start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let join = format!("42{}", json!(["join_conversation", { "conversation_id": chat }]));
+    let open = "partyline_gateway_connections{protocol=\"socketio\"}";
+    let forgotten =
+        async || until("the session to be forgotten", async || world.metric(&gateway, open).await == 0.0).await;
+
+    let mut raw = Raw::come(&gateway, &world.token("ann")).await;
+    assert_eq!(world.metric(&gateway, open).await, 1.0);
+    fault.strike("socketio_commands");
+    raw.say(&join).await;
+    raw.is_cut_off().await;
+    forgotten().await;
+
+    let poller = Poller::come(&world, &gateway, "ann").await;
+    assert_eq!(world.metric(&gateway, open).await, 1.0);
+    fault.strike("socketio_commands");
+    poller.post(&join).await;
+    forgotten().await;
+    assert_eq!(poller.get().await.body["code"], 1, "the session is unknown");
+    assert_eq!(world.metric(&gateway, &series("task_panics_total", "socketio_commands")).await, 2.0);
+
+    let mut raw = Raw::come(&gateway, &world.token("ann")).await;
+    fault.strike("socketio_socket");
+    raw.is_cut_off().await;
+    forgotten().await;
+    assert_eq!(world.metric(&gateway, &series("task_panics_total", "socketio_socket")).await, 1.0);
+
+    // Nothing of them keeps the next one from the room.
+    let mut raw = Raw::come(&gateway, &world.token("ann")).await;
+    raw.say(&join).await;
+    raw.expect("42[\"joined_conversation\"").await;
 }
 
 #[tokio::test]

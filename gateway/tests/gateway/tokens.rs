@@ -111,6 +111,68 @@ async fn a_renewed_token_holds_and_nothing_of_the_one_before() {
     assert_eq!(ask("send_message", system()).await["code"], "forbidden");
 }
 
+/// The Unix time, with fractions.
+fn unix_time() -> f64 {
+    OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9
+}
+
+async fn wait_until(time: f64) {
+    until("the time", async || unix_time() >= time).await;
+}
+
+/// After this time the sweeper, which looks once a second, has seen that a token ended.
+const SWEPT: f64 = 1.2;
+
+#[tokio::test]
+async fn socket_with_a_renewal_in_hand_outlives_its_token() {
+    let world = World::new().await;
+    let (old, new) = (Key::new(Algorithm::EdDSA, "old"), Key::new(Algorithm::EdDSA, "new"));
+    let provider = Provider::start(keys(&[&old])).await;
+    let gateway = provider.gateway(&world).start().await.unwrap();
+    let ends = unix_time().floor() + 2.0;
+    let mut native = Person::come(&gateway, &old.token_for(2)).await;
+    let mut raw = Raw::come(&gateway, &old.token_for(2)).await;
+    provider.serve(Served::Hanging);
+    let token = new.token();
+    native.say(&json!({ "type": "refresh_token", "token": token })).await;
+    raw.say(&format!("427{}", json!(["refresh_token", { "token": token }]))).await;
+    until("the JWKS to be asked", async || provider.asked() == 2).await;
+    wait_until(ends + SWEPT).await;
+    provider.serve(keys(&[&old, &new]));
+    native.expect("ack").await;
+    let answer = raw.expect("437").await;
+    assert!(answer.contains("\"status\":\"ok\""), "{answer}");
+    native.caught_up().await;
+}
+
+#[tokio::test]
+async fn socket_with_a_renewal_behind_another_command_outlives_its_token() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let ends = unix_time().floor() + 2.0;
+    let short = world.env.jwt_with("ann", "", UserType::Customer, None, 2).unwrap();
+    let mut native = Person::come(&gateway, &short).await;
+    let mut raw = Raw::come(&gateway, &short).await;
+    // A command lasts 2 s at most.
+    wait_until(ends - 0.3).await;
+    let lock = world.lock_conversations().await;
+    let (join, token) = (json!({ "conversation_id": chat }), world.token("ann"));
+    native.say(&json!({ "type": "join_conversation", "conversation_id": chat })).await;
+    native.say(&json!({ "type": "refresh_token", "token": token })).await;
+    raw.say(&format!("426{}", json!(["join_conversation", join]))).await;
+    raw.say(&format!("427{}", json!(["refresh_token", { "token": token }]))).await;
+    world.is_waited_for().await;
+    wait_until(ends + SWEPT).await;
+    lock.rollback().await.unwrap();
+    native.expect("joined").await;
+    native.expect("ack").await;
+    raw.expect("436").await;
+    let answer = raw.expect("437").await;
+    assert!(answer.contains("\"status\":\"ok\""), "{answer}");
+    native.caught_up().await;
+}
+
 /// A private key and how its public half is published.
 struct Key {
     id: &'static str,
@@ -143,8 +205,13 @@ impl Key {
     }
 
     fn token(&self) -> String {
+        self.token_for(600)
+    }
+
+    /// A token that ends so many seconds from now.
+    fn token_for(&self, seconds: i64) -> String {
         let header = Header { kid: Some(self.id.into()), ..Header::new(self.algorithm) };
-        let exp = OffsetDateTime::now_utc().unix_timestamp() + 600;
+        let exp = OffsetDateTime::now_utc().unix_timestamp() + seconds;
         jsonwebtoken::encode(&header, &json!({ "sub": "ann", "exp": exp }), &self.private).unwrap()
     }
 
