@@ -24,6 +24,7 @@ pub mod server;
 pub mod session;
 pub mod socketio;
 pub mod store;
+pub mod sync;
 pub mod tasks;
 pub mod text;
 pub mod trace;

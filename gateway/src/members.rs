@@ -1,23 +1,20 @@
 //! Cache of conversations' participants over Postgres. Every change on any node invalidates its conversation at once; an
 //! entry also ends by age, in case the notice of a change was lost.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use moka::sync::Cache;
-use parking_lot::Mutex;
 use partyline_shared::{
     ids::ConversationId,
     wire::{ErrorCode, Refusal},
 };
 
-use crate::{authorise::Membership, clock, store::Store};
+use crate::{
+    authorise::Membership,
+    clock,
+    store::Store,
+    sync::{AtomicU64, Mutex, Ordering},
+};
 
 /// Participants, over all conversations, that the cache holds.
 const CAPACITY: u64 = 1_000_000;
@@ -30,8 +27,8 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub membership: Arc<Membership>,
-    /// Reads are numbered in the order in which they begin: of two snapshots of a conversation, the one with the higher
-    /// number is at least as new.
+    /// Reads are numbered in the order in which they begin: a snapshot has every change that was committed before a read
+    /// with this number or a lower one began.
     pub number: u64,
 }
 
@@ -252,6 +249,8 @@ impl Drop for Reading<'_> {
     }
 }
 
+#[cfg(test)]
+mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,19 +4,16 @@
 pub mod directory;
 pub mod feed;
 pub mod forward;
+#[cfg(test)]
+mod interleavings;
 pub mod membership_refresh;
 pub mod timeline;
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
     wire::CloseCode,
@@ -25,7 +22,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authorise::Membership, clock, encode::Frame, log::End, members::Snapshot, metrics::RoomGuard, session::conn::Conn,
+    authorise::Membership,
+    clock,
+    encode::Frame,
+    log::End,
+    members::Snapshot,
+    metrics::RoomGuard,
+    session::conn::Conn,
+    sync::{ArcSwap, AtomicU64, Mutex, Ordering},
 };
 use timeline::{Place, Timeline};
 
@@ -114,9 +118,10 @@ impl Room {
     }
 
     /// Makes a client a member at a place, in one step: `reply` gets the frames after `after` and the head, and what
-    /// it makes is the first thing that the client gets; everything later follows live.
+    /// it makes is the first thing that the client gets; everything later follows live. The room is then among those that
+    /// the connection has joined.
     pub fn attach(
-        &self,
+        self: &Arc<Self>,
         conn: &Arc<Conn>,
         after: Seq,
         reply: impl FnOnce(&mut dyn Iterator<Item = (Seq, &Frame)>, Seq) -> Frame,
@@ -141,6 +146,12 @@ impl Room {
         if !state.members.iter().any(|member| member.id == conn.id) {
             Arc::make_mut(&mut state.members).push(conn.clone());
         }
+        // Under this lock, as an eviction does it: otherwise one of the two could be undone and not the other, and the
+        // connection would never leave the room.
+        conn.side(|side| {
+            side.joined.retain(|room| room.id != self.id);
+            side.joined.push(self.clone());
+        });
         state.empty_since = None;
         conn.send(&frame);
         Glance::Attached
@@ -276,16 +287,28 @@ impl Room {
     /// # Returns
     /// These clients.
     fn evict_removed(&self) -> Vec<Arc<Conn>> {
-        // The clients first: whoever attaches later was checked against a membership that is at least as new.
-        let members = self.members();
-        let membership = self.membership();
-        let evicted: Vec<_> =
-            members.iter().filter(|conn| membership.participant(&conn.user_id).is_none()).cloned().collect();
-        for conn in &evicted {
-            self.leave(conn);
-            conn.side(|side| side.joined.retain(|room| room.id != self.id));
+        loop {
+            let membership = self.membership();
+            let users: HashSet<_> = membership.participants.iter().map(|it| &it.user_id).collect();
+            let mut state = self.state.lock();
+            if !Arc::ptr_eq(&membership, &self.membership.load()) {
+                // A newer one was stored meanwhile. Who is added again by it may have joined already, and stays.
+                continue;
+            }
+            let stays = |conn: &Arc<Conn>| users.contains(&conn.user_id);
+            if state.members.iter().all(stays) {
+                return Vec::new();
+            }
+            let (staying, evicted): (Vec<_>, Vec<_>) = state.members.iter().cloned().partition(stays);
+            if staying.is_empty() {
+                state.empty_since = Some(clock::seconds());
+            }
+            state.members = Arc::new(staying);
+            for conn in &evicted {
+                conn.side(|side| side.joined.retain(|room| !std::ptr::eq(Arc::as_ptr(room), self)));
+            }
+            return evicted;
         }
-        evicted
     }
 
     /// Asks the room's task to compare its head with the log's.

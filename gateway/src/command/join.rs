@@ -204,13 +204,9 @@ async fn attach(
             conn.send(&finish(&opening, page.cursor, &page.json, &mut std::iter::empty()));
             return Ok(true);
         }
-        conn.side(|side| {
-            side.joined.retain(|it| it.id != room.id);
-            side.joined.push(room.clone());
-        });
-        chat.registry.changed();
         match room.attach(conn, page.cursor, |live, head| finish(&opening, head, &page.json, live)) {
             Glance::Attached => {
+                chat.registry.changed();
                 if conn.is_gone() {
                     room.leave(conn);
                 }

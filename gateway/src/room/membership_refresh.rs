@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use partyline_shared::ids::{ConversationId, UserId};
 use tokio::sync::Notify;
 
@@ -17,6 +16,7 @@ use crate::{
     inbox,
     members::{Members, Snapshot},
     session::conn::Conn,
+    sync::Mutex,
 };
 
 /// Rooms in one query.
@@ -134,12 +134,18 @@ impl MembershipRefresher {
     /// # Returns
     /// These clients.
     pub(super) fn adopt(&self, room: &Arc<Room>, snapshot: &Snapshot) -> Vec<Arc<Conn>> {
+        self.change(room, || snapshot.clone())
+    }
+
+    /// Gives a room the membership that `next` makes, unless it has a newer one. No other change comes in between.
+    fn change(&self, room: &Arc<Room>, next: impl FnOnce() -> Snapshot) -> Vec<Arc<Conn>> {
         {
             let mut by_user = self.by_user.lock();
             if room.end.is_cancelled() {
                 return Vec::new();
             }
-            if let Some(before) = room.replace_membership(snapshot) {
+            let snapshot = next();
+            if let Some(before) = room.replace_membership(&snapshot) {
                 index(&mut by_user, room, Some(&before), &snapshot.membership);
             }
         }
@@ -148,10 +154,21 @@ impl MembershipRefresher {
 
     /// Takes a user out of a room's membership until Postgres can be asked.
     pub(super) fn evict(&self, room: &Arc<Room>, user: &UserId) {
-        let mut membership = Membership::clone(&room.membership());
-        membership.participants.retain(|participant| participant.user_id != *user);
-        let number = self.members.next_number();
-        self.adopt(room, &Snapshot { membership: Arc::new(membership), number });
+        self.change(room, || {
+            let mut membership = Membership::clone(&room.membership());
+            membership.participants.retain(|participant| participant.user_id != *user);
+            Snapshot { membership: Arc::new(membership), number: self.members.next_number() }
+        });
+    }
+
+    /// The users of the index, each as often as it has rooms.
+    #[cfg(test)]
+    pub(super) fn indexed(&self) -> Vec<String> {
+        let by_user = self.by_user.lock();
+        let mut entries: Vec<_> =
+            by_user.iter().flat_map(|(user, rooms)| vec![user.as_str().to_owned(); rooms.len()]).collect();
+        entries.sort();
+        entries
     }
 
     /// Reads what is marked, for ever.
@@ -255,14 +272,6 @@ mod tests {
         room
     }
 
-    fn indexed(refresher: &MembershipRefresher) -> Vec<String> {
-        let by_user = refresher.by_user.lock();
-        let mut entries: Vec<_> =
-            by_user.iter().flat_map(|(user, rooms)| vec![user.as_str().to_owned(); rooms.len()]).collect();
-        entries.sort();
-        entries
-    }
-
     #[tokio::test]
     async fn the_newest_read_holds_in_whatever_order_reads_end() {
         let refresher = refresher();
@@ -271,10 +280,10 @@ mod tests {
         refresher.adopt(&room, &snapshot(room.id, 2, &["ann", "bob", "eve"]));
         refresher.adopt(&room, &snapshot(room.id, 3, &["ann", "cat"]));
         assert!(room.membership().participant(&UserId::new("bob").unwrap()).is_none());
-        assert_eq!(indexed(&refresher), ["ann", "cat"]);
+        assert_eq!(refresher.indexed(), ["ann", "cat"]);
         refresher.closed(&room);
         refresher.adopt(&room, &snapshot(room.id, 4, &["ann", "bob"]));
-        assert!(indexed(&refresher).is_empty());
+        assert!(refresher.indexed().is_empty());
     }
 
     #[tokio::test]

@@ -10,7 +10,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use partyline_shared::{
     claims::Identity,
     ids::{ConversationId, UserId},
@@ -22,6 +21,7 @@ use crate::{
     encode::Frame,
     metrics::{ConnectionGuard, Protocol},
     room::Room,
+    sync::Mutex,
 };
 
 /// Between two looks at a queue without room.

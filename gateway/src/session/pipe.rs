@@ -1,14 +1,9 @@
 //! The way out to one client. Whoever has a frame for it writes it straight to the kernel if nothing waits; only when
 //! the kernel's buffer is full does the frame queue up and the connection's own task take over.
 
-use std::{
-    io,
-    num::NonZeroU64,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-};
+use std::{io, num::NonZeroU64, sync::atomic::AtomicU32};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use partyline_shared::wire::CloseCode;
 use tokio::sync::Notify;
 
@@ -20,6 +15,7 @@ use crate::{
     clock,
     encode::{self, Class, Frame},
     metrics,
+    sync::{AtomicBool, Mutex, Ordering},
 };
 
 /// Bytes that protocol answers (pongs) may add to a queue that its reader doesn't empty.
@@ -301,3 +297,6 @@ impl<W: Wire> Pipe<W> {
         bytes == 0 || bytes + ANSWER_BYTES <= self.limit as usize || out.closing == Closing::Sent
     }
 }
+
+#[cfg(test)]
+mod interleavings;
