@@ -20,6 +20,7 @@ const LIMIT: u32 = 1 << 20;
 struct Socket {
     kernel: Mutex<Kernel>,
     writable: Notify,
+    readable: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +42,7 @@ impl Wire for Socket {
         let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(kernel.room).collect();
         kernel.room -= all.len();
         kernel.got.extend_from_slice(&all);
+        self.readable.notify_one();
         Ok(all.len())
     }
 
@@ -76,7 +78,7 @@ impl Socket {
 
 fn pipe(room: usize, limit: u32) -> Arc<Pipe<Socket>> {
     let kernel = Mutex::new(Kernel { room, ..Kernel::default() });
-    Arc::new(Pipe::new(Socket { kernel, writable: Notify::new() }, limit))
+    Arc::new(Pipe::new(Socket { kernel, writable: Notify::new(), readable: Notify::new() }, limit))
 }
 
 /// The connection's task, as `ws::task` and `socketio::socket` have it, until it may end.
@@ -183,6 +185,28 @@ fn frames_arrive_whole_in_each_senders_order_and_the_close_frame_last() {
         assert_eq!((received.len(), received.last().map(String::as_str)), (10, Some("close")));
         assert_empty(&pipe);
         assert!(pipe.waiting().is_none());
+    });
+}
+
+/// A close would wake the task, too: here it comes only when everything has arrived.
+#[test]
+fn what_the_socket_does_not_take_at_once_is_written_when_it_does() {
+    explore(ROUNDS, || {
+        let pipe = pipe(5, LIMIT);
+        let task = run_task(&pipe, &idle());
+        let senders = ["a", "b"]
+            .map(|sender| spawn(&pipe, move |pipe| (0..3).for_each(|n| pipe.send_all(&frames(sender, n..n + 1)))));
+        let reader = spawn(&pipe, |pipe| pipe.wire().read(100));
+        while pipe.wire().kernel.lock().got.len() < 6 * 4 {
+            block_on(pipe.wire().readable.notified());
+        }
+        assert_empty(&pipe);
+        join_all(senders.into_iter().chain([reader]).collect());
+        pipe.close(CloseCode::Draining, None, None);
+        task.join().unwrap();
+        let received = received(&pipe);
+        assert_eq!(of_sender(&received, "a"), ["a0", "a1", "a2"]);
+        assert_eq!(of_sender(&received, "b"), ["b0", "b1", "b2"]);
     });
 }
 
