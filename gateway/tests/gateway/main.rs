@@ -8,6 +8,7 @@ mod changes;
 mod collector;
 mod document;
 mod drain;
+mod floods;
 mod frames;
 mod handshake;
 mod history;
