@@ -20,10 +20,10 @@ const DROPPED: &str = "partyline_gateway_nats_events_total{event=\"slow_consumer
 const VERIFICATIONS: &str = "partyline_gateway_verifications_total";
 const TOO_SLOW: &str = "partyline_gateway_connections_closed_total{reason=\"too_slow\"}";
 /// Messages while the slow node is stopped: more than one subscription of it holds.
-const FLOOD: usize = 4_000;
+const FLOOD: usize = 3_000;
 const SENDERS: usize = 4;
 /// Messages of a sender that wait for their acknowledgement.
-const IN_FLIGHT: usize = 50;
+const IN_FLIGHT: usize = 200;
 /// Floods at most, until messages are dropped often enough.
 const FLOODS: usize = 5;
 /// How long a client may hear nothing while there is something to hear.

@@ -5,6 +5,7 @@
 mod autobahn;
 mod budget;
 mod changes;
+mod cluster;
 mod collector;
 mod document;
 mod drain;
