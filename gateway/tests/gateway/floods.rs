@@ -27,7 +27,7 @@ const READERS: usize = 10;
 /// Messages of a sender that wait for their acknowledgement.
 const IN_FLIGHT: usize = 200;
 /// Floods at most, until messages are dropped often enough.
-const FLOODS: usize = 5;
+const FLOODS: usize = 12;
 /// Dropped messages that are enough.
 const MANY: f64 = 100.0;
 /// How long a client may hear nothing while there is something to hear.
@@ -74,7 +74,7 @@ async fn node_that_drops_messages(hang_postgres: bool) {
     let slow = world
         .launch()
         .env("PARTYLINE_DATABASE_URL", postgres.through(world.env.database_url()))
-        .env("PARTYLINE_NATS_SUBSCRIPTION_CAPACITY", "1024")
+        .env("PARTYLINE_NATS_SUBSCRIPTION_CAPACITY", "512")
         .env("PARTYLINE_OUTBOUND_QUEUE_BYTES", "67108864");
     let slow = slow.start().await.unwrap();
     let chat = world.group(&fast, &["ann", "bob"]).await;
