@@ -10,6 +10,7 @@
 
 mod account;
 mod binary;
+mod cluster;
 mod env;
 mod process;
 mod proxy;
@@ -19,6 +20,7 @@ pub use partyline_shared::claims::UserType;
 
 pub use self::{
     binary::binary,
+    cluster::Cluster,
     env::TestEnv,
     process::{Launch, Process},
     proxy::Proxy,

@@ -252,6 +252,11 @@ pub fn gap_healed() {
     HANDLES.gaps.increment(1);
 }
 
+/// All rooms compare themselves with the log and with Postgres.
+pub fn verified_all() {
+    HANDLES.verifications.increment(1);
+}
+
 /// Something happened to the NATS connection, `count` times.
 pub fn nats_event(what: &'static str, count: u64) {
     counter!(NATS_EVENTS, "event" => what).increment(count);

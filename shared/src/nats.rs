@@ -71,7 +71,7 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<(Cli
         .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(6)).min(2_000)))
         .ping_interval(PING_INTERVAL)
         .client_capacity(65_536)
-        .subscription_capacity(65_536)
+        .subscription_capacity(settings.nats_subscription_capacity as usize)
         .event_callback(move |event| {
             let link = match &event {
                 Event::Connected => Some(Link::Connected),

@@ -123,6 +123,10 @@ pub struct NatsSettings {
     /// found in the log and in Postgres.
     #[arg(long, env = "PARTYLINE_DEDUP_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     pub dedup_seconds: u32,
+    /// Messages that may wait in one subscription of this process; more are dropped, and read from the log. (A batched read
+    /// of the log must fit.)
+    #[arg(long, env = "PARTYLINE_NATS_SUBSCRIPTION_CAPACITY", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(512..=1_048_576))]
+    pub nats_subscription_capacity: u32,
 }
 
 impl NatsSettings {

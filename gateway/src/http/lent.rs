@@ -30,19 +30,32 @@ const LONGEST: usize = 8 * 1_024;
 pub struct SetAside;
 
 /// What a connection's lender and its request share.
-#[derive(Debug, Default)]
-pub struct Desk(Mutex<State>);
+#[derive(Debug)]
+pub struct Desk<P = Place>(Mutex<State<P>>);
 
-#[derive(Debug, Default)]
-struct State {
+impl<P> Default for Desk<P> {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            phase: ReadPhase::default(),
+            read: Vec::new(),
+            keeping: Keeping::default(),
+            waiting: None,
+            stream: None,
+            resumed: None,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct State<P> {
     phase: ReadPhase,
     /// What was read since the last answer, if that may be worth it.
     read: Vec<u8>,
     keeping: Keeping,
-    waiting: Option<Place>,
+    waiting: Option<P>,
     stream: Option<TcpStream>,
     /// The place of the request that is read again.
-    resumed: Option<Place>,
+    resumed: Option<P>,
 }
 
 /// What the connection waits for, which decides how long it may wait.
@@ -68,19 +81,19 @@ enum Keeping {
 
 /// What was set aside.
 #[derive(Debug)]
-pub struct Waiting {
-    pub place: Place,
+pub struct Waiting<P = Place> {
+    pub place: P,
     pub stream: TcpStream,
     /// The request, to be read again.
     pub request: Vec<u8>,
 }
 
-impl Desk {
+impl<P> Desk<P> {
     /// Sets the request of this target aside, if all of it is here. Then it must fail with [`SetAside`].
     ///
     /// # Errors
     /// Gives the place back if the request must wait where it is.
-    pub fn set_aside(&self, target: &str, place: Place) -> Result<(), Place> {
+    pub fn set_aside(&self, target: &str, place: P) -> Result<(), P> {
         let mut state = self.0.lock();
         let is_whole = state.keeping == Keeping::Yes
             && state.read.strip_prefix(b"GET ").and_then(|rest| rest.strip_prefix(target.as_bytes())).is_some();
@@ -92,19 +105,19 @@ impl Desk {
     }
 
     /// What was set aside, once hyper has let go of the socket.
-    pub fn take(&self) -> Option<Waiting> {
+    pub fn take(&self) -> Option<Waiting<P>> {
         let mut state = self.0.lock();
         let (place, stream) = (state.waiting.take()?, state.stream.take()?);
         Some(Waiting { place, stream, request: std::mem::take(&mut state.read) })
     }
 
     /// The request that was set aside is read again, and keeps its place.
-    pub fn resume(&self, place: Place) {
+    pub fn resume(&self, place: P) {
         self.0.lock().resumed = Some(place);
     }
 
     /// The place of the request under way, if it was set aside before.
-    pub fn resumed(&self) -> Option<Place> {
+    pub fn resumed(&self) -> Option<P> {
         self.0.lock().resumed.take()
     }
 
@@ -163,11 +176,11 @@ pub struct Timeouts {
 
 /// The socket, as hyper has it.
 #[derive(Debug)]
-pub struct Lent {
+pub struct Lent<P = Place> {
     stream: Option<TcpStream>,
     /// To be read before anything else.
     again: io::Cursor<Vec<u8>>,
-    desk: Arc<Desk>,
+    desk: Arc<Desk<P>>,
     timeouts: Timeouts,
     /// When the client has taken nothing of an answer for too long; none while it takes what comes.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -175,9 +188,9 @@ pub struct Lent {
     read_deadline: Option<(ReadPhase, Pin<Box<Sleep>>)>,
 }
 
-impl Lent {
+impl<P> Lent<P> {
     #[must_use]
-    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk>, timeouts: Timeouts) -> Self {
+    pub fn new(stream: TcpStream, again: Vec<u8>, desk: Arc<Desk<P>>, timeouts: Timeouts) -> Self {
         Self { stream: Some(stream), again: io::Cursor::new(again), desk, timeouts, stalled: None, read_deadline: None }
     }
 
@@ -226,7 +239,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl<P> Drop for Lent<P> {
     fn drop(&mut self) {
         let mut state = self.desk.0.lock();
         if state.waiting.is_some() {
@@ -235,7 +248,7 @@ impl Drop for Lent {
     }
 }
 
-impl AsyncRead for Lent {
+impl<P> AsyncRead for Lent<P> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let left = self.again.get_ref().len() - self.again.position() as usize;
@@ -255,7 +268,7 @@ impl AsyncRead for Lent {
     }
 }
 
-impl AsyncWrite for Lent {
+impl<P> AsyncWrite for Lent<P> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.desk.answered();
         let written = self.stream()?.poll_write(cx, buf);
@@ -282,5 +295,120 @@ impl AsyncWrite for Lent {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts { request: Duration::from_secs(60), keep_alive: Duration::from_secs(60) };
+
+    /// Reads `count` bytes as hyper does, in reads of these sizes, again and again.
+    async fn read(lent: &mut Lent<u32>, count: usize, sizes: &mut impl Iterator<Item = usize>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            let mut part = vec![0; sizes.next().unwrap().min(count - bytes.len())];
+            let length = lent.read(&mut part).await.unwrap();
+            assert!(length > 0);
+            bytes.extend_from_slice(&part[..length]);
+        }
+        bytes
+    }
+
+    /// A request is read and set aside, then read again, several times; then it is answered, and another one follows on
+    /// the connection, of which `early` bytes were sent before the answer.
+    ///
+    /// # Returns
+    /// Whether the first request could be set aside.
+    async fn parks(requests: [Vec<u8>; 2], targets: [String; 2], early: usize, sizes: Vec<usize>, times: u32) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut sizes = sizes.into_iter().cycle();
+        let [first, second] = requests;
+        let early = early.min(second.len());
+        client.write_all(&first).await.unwrap();
+        client.write_all(&second[..early]).await.unwrap();
+
+        let desk = Arc::new(Desk::default());
+        let mut again = Vec::new();
+        let mut parked = 0;
+        let mut lent = loop {
+            let mut lent = Lent::new(stream, std::mem::take(&mut again), desk.clone(), TIMEOUTS);
+            assert_eq!(read(&mut lent, first.len(), &mut sizes).await, first);
+            desk.request_started();
+            assert_eq!(desk.resumed(), (parked > 0).then_some(parked));
+            if parked == times {
+                break lent;
+            }
+            match desk.set_aside(&targets[0], parked + 1) {
+                Ok(()) => drop(lent),
+                // The first read was too short to tell: the request waits in hyper.
+                Err(place) => {
+                    assert_eq!((place, parked), (1, 0));
+                    break lent;
+                }
+            }
+            let waiting = desk.take().unwrap();
+            parked += 1;
+            assert_eq!((waiting.place, &waiting.request), (parked, &first));
+            assert!(desk.take().is_none());
+            desk.resume(waiting.place);
+            (stream, again) = (waiting.stream, waiting.request);
+        };
+
+        desk.response_ready();
+        lent.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"answer");
+        client.write_all(&second[early..]).await.unwrap();
+        assert_eq!(read(&mut lent, second.len(), &mut sizes).await, second);
+        desk.request_started();
+        if desk.set_aside(&targets[1], 100).is_ok() {
+            drop(lent);
+            assert_eq!(desk.take().unwrap().request, second);
+        }
+        parked > 0
+    }
+
+    fn request() -> impl Strategy<Value = (String, Vec<u8>)> {
+        ("[a-z0-9=&]{0,40}", "[ -~]{0,300}").prop_map(|(query, header)| {
+            let target = format!("/socket.io/?{query}");
+            let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nx-any: {header}\r\n\r\n");
+            (target, request.into_bytes())
+        })
+    }
+
+    #[test]
+    fn a_request_is_set_aside_whole_however_it_was_cut() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let set_aside = Cell::new(0);
+        let cuts = prop_oneof![
+            // As TCP may cut it, and as hyper reads it.
+            prop::collection::vec(1_usize..64, 1..8),
+            prop::collection::vec(START.len()..9_000, 1..4),
+        ];
+        let plans = (request(), request(), 0_usize..500, cuts, 0_u32..4);
+        let mut runner = proptest::test_runner::TestRunner::default();
+        let ran = runner.run(&plans, |((target, first), (next_target, second), early, sizes, times)| {
+            let must_park = times > 0 && sizes[0] >= START.len();
+            let parks = parks([first, second], [target, next_target], early, sizes, times);
+            let parked = runtime.block_on(async { tokio::time::timeout(TIMEOUTS.request, parks).await.unwrap() });
+            prop_assert!(parked || !must_park);
+            set_aside.set(set_aside.get() + u32::from(parked));
+            Ok(())
+        });
+        ran.unwrap();
+        assert!(set_aside.get() > 0);
     }
 }

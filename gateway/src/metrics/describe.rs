@@ -113,6 +113,7 @@ fn messages() {
     describe_counter!(RESUMES, "Joins with `after`, by the source of their events (ring, log, postgres)");
     describe_histogram!(RESUME_SIZE, Unit::Count, "Events sent to a joining client");
     describe_counter!(GAPS, "Gaps in live delivery filled from the log");
+    describe_counter!(VERIFICATIONS, "Times that all rooms were compared with the log and with Postgres");
 }
 
 fn parts() {

@@ -30,6 +30,7 @@ pub(super) const EPHEMERAL_DROPPED: &str = "partyline_gateway_ephemeral_dropped_
 pub(super) const RESUMES: &str = "partyline_gateway_resumes_total";
 pub(super) const RESUME_SIZE: &str = "partyline_gateway_resume_size";
 pub(super) const GAPS: &str = "partyline_gateway_gaps_healed_total";
+pub(super) const VERIFICATIONS: &str = "partyline_gateway_verifications_total";
 pub(super) const NATS_EVENTS: &str = "partyline_gateway_nats_events_total";
 pub(super) const NATS_CONNECTED: &str = "partyline_gateway_nats_connected";
 pub(super) const NATS_MESSAGES: &str = "partyline_gateway_nats_messages_total";
@@ -95,6 +96,7 @@ pub(super) struct Handles {
     pub(super) resume_postgres: Counter,
     pub(super) resume_size: Histogram,
     pub(super) gaps: Counter,
+    pub(super) verifications: Counter,
     pub(super) nats_connected: Gauge,
     pub(super) nats_messages: [Counter; 2],
     pub(super) nats_bytes: [Counter; 2],
@@ -136,6 +138,7 @@ pub(super) static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     resume_postgres: counter!(RESUMES, "source" => "postgres"),
     resume_size: histogram!(RESUME_SIZE),
     gaps: counter!(GAPS),
+    verifications: counter!(VERIFICATIONS),
     nats_connected: gauge!(NATS_CONNECTED),
     nats_messages: ["in", "out"].map(|direction| counter!(NATS_MESSAGES, "direction" => direction)),
     nats_bytes: ["in", "out"].map(|direction| counter!(NATS_BYTES, "direction" => direction)),

@@ -28,6 +28,7 @@ use crate::{
     history::{Range, tail::Tail},
     log::Log,
     members::{Members, Snapshot},
+    metrics,
     session::conn::Conn,
     tasks,
 };
@@ -216,6 +217,7 @@ impl Directory {
     }
 
     fn verify_all(&self) {
+        metrics::verified_all();
         self.members.doubt_all();
         for room in self.all() {
             room.audit();

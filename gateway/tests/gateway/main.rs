@@ -5,9 +5,11 @@
 mod autobahn;
 mod budget;
 mod changes;
+mod cluster;
 mod collector;
 mod document;
 mod drain;
+mod floods;
 mod frames;
 mod handshake;
 mod history;

@@ -37,7 +37,11 @@ impl Answer {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self { env: TestEnv::start().await.unwrap(), http: reqwest::Client::new() }
+        Self::of(TestEnv::start().await.unwrap())
+    }
+
+    pub(crate) fn of(env: TestEnv) -> Self {
+        Self { env, http: reqwest::Client::new() }
     }
 
     /// A gateway without limits on messages, frames and requests, to be configured further.
