@@ -5,8 +5,6 @@ pub mod overlay;
 pub mod resume;
 pub mod tail;
 
-use std::time::Duration;
-
 use partyline_shared::{
     event::{Event, Message},
     ids::{ConversationId, Seq},
@@ -21,9 +19,6 @@ use crate::{
     log::{Entry, Log},
     store::Store,
 };
-
-/// How long Postgres may take to find one message.
-const STORED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A message in its current state, with its place.
 #[derive(Clone, Debug)]
@@ -185,13 +180,7 @@ fn message_of(entry: &Entry) -> Option<Message> {
 
 /// The message at a place, as Postgres holds it.
 async fn stored(store: &Store, conversation: ConversationId, seq: Seq) -> Result<Option<HistoryMessage>, Refusal> {
-    match tokio::time::timeout(STORED_TIMEOUT, store.message(conversation, seq)).await {
-        Ok(found) => found.map_err(unavailable),
-        Err(_) => {
-            store.suspect();
-            Err(Refusal::unavailable("the database"))
-        }
-    }
+    store.message(conversation, seq).await.map_err(unavailable)
 }
 
 fn unavailable(error: sqlx::Error) -> Refusal {

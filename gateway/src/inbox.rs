@@ -25,7 +25,7 @@ use crate::{
     log::Log,
     presence::Presence,
     session::registry::Registry,
-    store::{Store, UNREAD_MAX, Unread, UnreadKey},
+    store::{BACKGROUND_TIMEOUT, Store, UNREAD_MAX, Unread, UnreadKey},
     tasks,
 };
 
@@ -208,7 +208,8 @@ impl Inbox {
             let deleted = tail.map(Tail::deleted).unwrap_or_default();
             wanted.push(UnreadKey { user: user.clone(), conversation: *conversation, marker, floor, deleted });
         }
-        let counted = if self.store.is_away() { None } else { Some(self.store.unread(&wanted).await) };
+        let counted =
+            if self.store.is_away() { None } else { Some(self.store.unread(BACKGROUND_TIMEOUT, &wanted).await) };
         let counted = match counted {
             Some(Ok(counted)) => counted,
             failed => {

@@ -12,16 +12,12 @@ use partyline_shared::{
 use crate::{
     authorise::Membership,
     clock,
-    store::Store,
+    store::{BACKGROUND_TIMEOUT, COMMAND_TIMEOUT, Store},
     sync::{AtomicU64, Mutex, Ordering},
 };
 
 /// Participants, over all conversations, that the cache holds.
 const CAPACITY: u64 = 1_000_000;
-/// How long Postgres may take for one conversation: a client waits.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for several, for which nobody waits.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A membership as Postgres had it at one moment.
 #[derive(Clone, Debug)]
@@ -114,11 +110,12 @@ impl Members {
     /// # Errors
     /// `not_found`, or `unavailable` if Postgres doesn't answer in time.
     pub async fn read(&self, conversation: ConversationId) -> Result<Snapshot, Refusal> {
-        let found = self.read_many(&[conversation]).await?.remove(&conversation);
+        let found = self.read_within(COMMAND_TIMEOUT, &[conversation]).await?.remove(&conversation);
         found.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "no such conversation"))
     }
 
-    /// Who takes part in each of these conversations, read afresh in one query. Those that don't exist are missing.
+    /// Who takes part in each of these conversations, read afresh in one query for which no client waits. Those that
+    /// don't exist are missing.
     ///
     /// A result is as new as the call. If its conversation was invalidated since then, it isn't cached.
     ///
@@ -128,21 +125,19 @@ impl Members {
         &self,
         conversations: &[ConversationId],
     ) -> Result<HashMap<ConversationId, Snapshot>, Refusal> {
+        self.read_within(BACKGROUND_TIMEOUT, conversations).await
+    }
+
+    async fn read_within(
+        &self,
+        limit: Duration,
+        conversations: &[ConversationId],
+    ) -> Result<HashMap<ConversationId, Snapshot>, Refusal> {
         let reading = Reading::begin(self, conversations);
-        let patience = if conversations.len() == 1 { READ_TIMEOUT } else { BATCH_TIMEOUT };
-        let read = tokio::time::timeout(patience, self.store.memberships(conversations)).await;
-        let found = match read {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "membership not read");
-                return Err(Refusal::unavailable("the database"));
-            }
-            Err(_) => {
-                tracing::warn!("membership not read in time");
-                self.store.suspect();
-                return Err(Refusal::unavailable("the database"));
-            }
-        };
+        let found = self.store.memberships(limit, conversations).await.map_err(|error| {
+            tracing::warn!(%error, "membership not read");
+            Refusal::unavailable("the database")
+        })?;
         let snapshot = |membership| Snapshot { membership: Arc::new(membership), number: reading.number };
         let found: HashMap<_, _> =
             found.into_iter().map(|membership| (membership.conversation_id, snapshot(membership))).collect();

@@ -2,6 +2,7 @@
 //! writing them is the persister's.
 
 mod breaker;
+mod connection;
 mod conversations;
 mod list;
 mod messages;
@@ -13,13 +14,12 @@ use std::{sync::Arc, time::Duration};
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres,
-    pool::PoolConnection,
+    ConnectOptions, Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
 
-use self::breaker::CircuitBreaker;
+use self::{breaker::CircuitBreaker, connection::StoreConnection};
 pub use self::{
     conversations::{Added, Created, NewConversation},
     list::{Cursor, Listed, ListedPage},
@@ -33,8 +33,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A statement that takes longer is given up: every query here is answered by an index.
 const STATEMENT_TIMEOUT_MS: &str = "10000";
 
-/// How long Postgres may take to answer what a socket's command reads: the connection's other commands wait meanwhile.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long Postgres may take for a command: its client waits, and so do the other commands of a socket.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long Postgres may take for work in the background, for which no client waits.
+pub const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request that waits for a connection this long makes the breaker look whether Postgres is there.
 const SUSPICIOUS_WAIT: Duration = Duration::from_secs(1);
@@ -67,6 +69,9 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // sqlx's own test has no limit but that of the whole acquisition.
+            .test_before_acquire(false)
+            .before_acquire(|connection, _| Box::pin(connection::is_alive(connection)))
             .connect_lazy_with(options);
         Ok(Self::from_pool(pool))
     }
@@ -88,7 +93,7 @@ impl Store {
     }
 
     /// A connection. Fails at once if Postgres is away, and as soon as it turns out to be.
-    async fn connection(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+    async fn connection(&self) -> sqlx::Result<StoreConnection> {
         if self.is_away() {
             return Err(sqlx::Error::PoolTimedOut);
         }
@@ -97,7 +102,9 @@ impl Store {
         let mut waited = false;
         loop {
             tokio::select! {
-                acquired = &mut acquired => return acquired.inspect_err(|error| self.failed(error)),
+                acquired = &mut acquired => {
+                    return acquired.map(StoreConnection::new).inspect_err(|error| self.failed(error));
+                }
                 () = self.breaker.opened() => return Err(sqlx::Error::PoolTimedOut),
                 () = &mut suspicious, if !waited => {
                     waited = true;
@@ -116,14 +123,27 @@ impl Store {
         }
     }
 
-    /// Runs a query of a command, which doesn't wait for Postgres as long as other requests do.
-    async fn in_time<T>(&self, query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        match tokio::time::timeout(COMMAND_TIMEOUT, query).await {
-            Ok(answer) => answer,
-            Err(_) => {
+    /// Runs a query, which fails when `limit` has passed or Postgres turns out to be away. Every query goes through here:
+    /// a peer that died without a word would hold it for as long as TCP keeps trying.
+    async fn answered<T>(&self, limit: Duration, query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        if self.is_away() {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        let mut query = std::pin::pin!(query);
+        let mut limited = std::pin::pin!(sleep(limit));
+        let mut suspicious = std::pin::pin!(sleep(limit.min(COMMAND_TIMEOUT)));
+        let mut suspected = false;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut query => return answer,
+                () = self.breaker.opened() => return Err(sqlx::Error::PoolTimedOut),
                 // Postgres may only be busy.
-                self.suspect();
-                Err(sqlx::Error::PoolTimedOut)
+                () = &mut suspicious, if !suspected => {
+                    suspected = true;
+                    self.suspect();
+                }
+                () = &mut limited => return Err(sqlx::Error::PoolTimedOut),
             }
         }
     }
@@ -190,11 +210,16 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn highest_seq(&self) -> sqlx::Result<u64> {
-        let mut transaction = self.pool.begin().await?;
-        // One index probe a conversation: long for many, and rare.
-        sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *transaction).await?;
-        let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(&mut *transaction).await?;
-        transaction.commit().await?;
+        let query = async {
+            let mut connection = self.connection().await?;
+            let mut transaction = connection.begin().await?;
+            // One index probe a conversation: long for many, and rare.
+            sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *transaction).await?;
+            let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(highest)
+        };
+        let highest = self.answered(Duration::MAX, query).await?;
         Ok(row::seq(highest))
     }
 }

@@ -26,6 +26,8 @@ enum Mode {
 pub struct Proxy {
     addr: SocketAddr,
     mode: watch::Sender<Mode>,
+    /// How often connections were stranded.
+    stranded: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -39,8 +41,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let (mode, watched) = watch::channel(Mode::Open);
-        let task = tokio::spawn(accept(listener, target, watched));
-        Ok(Self { addr, mode, task })
+        let (stranded, generation) = watch::channel(0);
+        let task = tokio::spawn(accept(listener, target, watched, generation));
+        Ok(Self { addr, mode, stranded, task })
     }
 
     /// Where it listens.
@@ -65,7 +68,12 @@ impl Proxy {
         self.mode.send_replace(Mode::Cut);
     }
 
-    /// All is well again; what was held passes.
+    /// Lets nothing pass on the connections that stand, ever again: their peer is dead and nobody has told. New ones pass.
+    pub fn strand(&self) {
+        self.stranded.send_modify(|generation| *generation += 1);
+    }
+
+    /// All is well again; what was held passes, but on stranded connections.
     pub fn resume(&self) {
         self.mode.send_replace(Mode::Open);
     }
@@ -84,14 +92,14 @@ fn authority(url: &str) -> &str {
     rest.rsplit_once('@').map_or(rest, |(_, host)| host)
 }
 
-async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mode>) {
+async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mode>, stranded: watch::Receiver<u64>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { return };
                 if *mode.borrow() != Mode::Cut {
-                    connections.spawn(carry(client, target.clone(), mode.clone()));
+                    connections.spawn(carry(client, target.clone(), mode.clone(), stranded.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -99,8 +107,9 @@ async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mod
     }
 }
 
-async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
+async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>, stranded: watch::Receiver<u64>) {
     let mut cut = mode.clone();
+    let generation = *stranded.borrow();
     let carried = async {
         let mut open = mode.clone();
         open.wait_for(|mode| *mode == Mode::Open).await.ok()?;
@@ -109,7 +118,11 @@ async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
         server.set_nodelay(true).ok()?;
         let (client_in, client_out) = client.into_split();
         let (server_in, server_out) = server.into_split();
-        tokio::join!(copy(client_in, server_out, mode.clone()), copy(server_in, client_out, mode));
+        let is_stranded = || *stranded.borrow() != generation;
+        tokio::join!(
+            copy(client_in, server_out, mode.clone(), is_stranded),
+            copy(server_in, client_out, mode, is_stranded),
+        );
         Some(())
     };
     tokio::select! {
@@ -118,11 +131,22 @@ async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
     }
 }
 
-/// Copies until the end of one side, then tells the other; holds what it read while paused.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+/// Copies until the end of one side, then tells the other; holds what it read while paused, and for good once stranded.
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    is_stranded: impl Fn() -> bool,
+) {
     let mut buffer = vec![0; 16 * 1_024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if mode.wait_for(|mode| *mode == Mode::Open).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
+        if mode.wait_for(|mode| *mode == Mode::Open).await.is_err() {
+            return;
+        }
+        if is_stranded() {
+            return std::future::pending().await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
@@ -166,6 +190,14 @@ mod tests {
         proxy.resume();
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"cd");
+
+        proxy.strand();
+        let mut other = TcpStream::connect(proxy.addr()).await.unwrap();
+        stream.write_all(b"gh").await.unwrap();
+        other.write_all(b"ij").await.unwrap();
+        other.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ij");
+        assert!(timeout(Duration::from_millis(100), stream.read_exact(&mut got)).await.is_err());
 
         proxy.cut();
         assert_eq!(stream.read(&mut got).await.unwrap_or(0), 0);

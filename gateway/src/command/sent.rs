@@ -23,10 +23,11 @@ use crate::{
 const LANES: usize = 2;
 /// Look-ups in one query.
 const BATCH: usize = 500;
-/// How long Postgres may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Events of the log's tail in one read.
 const TAIL: usize = 500;
+
+/// A message whose name carries no time may be a repeat of one this old: clients give up long before.
+const UNDATED_REPEATS: Duration = Duration::from_secs(20 * 60);
 
 /// How far the clock of a client may seem to be ahead.
 const AHEAD: time::Duration = time::Duration::seconds(5);
@@ -76,7 +77,7 @@ impl SentMessages {
     /// The first message of this name, if JetStream's window may have passed it by.
     ///
     /// # Errors
-    /// `unavailable` if the name is too old to be judged while Postgres is away.
+    /// `unavailable` if it can't be judged while Postgres is away.
     pub async fn find(
         &self,
         conversation: ConversationId,
@@ -90,11 +91,24 @@ impl SentMessages {
             Ok(Some(sent)) => return Ok(Some(sent)),
             Ok(None) => {}
             Err(PostgresAway) => {
-                if let Some(made) = made
-                    && made.age() > self.margin()
-                {
-                    return self.find_old(conversation, sender, client_id, made).await;
+                // The log can judge the name if it holds all that was stored since the name can have been made.
+                // A name from the future carries no time either.
+                let (since, is_held) = match made.filter(|made| made.age() >= -AHEAD) {
+                    Some(made) if self.is_fresh(made) => return Ok(None),
+                    Some(made) => {
+                        let since = self.before(made, self.margin());
+                        (since, self.log.holds_since(conversation, since))
+                    }
+                    None => {
+                        let since = self.before(Timestamp::now(), UNDATED_REPEATS);
+                        // A log that begins with the first event of all lacks nothing, however young it is.
+                        (since, watermark.first <= 1 || self.log.holds_since(conversation, since))
+                    }
+                };
+                if !is_held {
+                    return Err(Refusal::unavailable("the database"));
                 }
+                return self.search(conversation, From::Since(since), sender, client_id).await;
             }
         }
         if self.covers(&watermark) || made.is_some_and(|made| self.is_fresh(made)) {
@@ -137,21 +151,6 @@ impl SentMessages {
     /// by half the window: a repeat still comes within it. A name from the future tells nothing.
     fn is_fresh(&self, made: Timestamp) -> bool {
         made.age() >= -AHEAD && made.age() < self.margin()
-    }
-
-    /// The first message of an old name while Postgres is away: it can be judged if the log reaches back beyond the name.
-    async fn find_old(
-        &self,
-        conversation: ConversationId,
-        sender: &UserId,
-        client_id: ClientId,
-        made: Timestamp,
-    ) -> Result<Option<Sent>, Refusal> {
-        let since = self.before(made, self.margin());
-        if !self.log.holds_since(conversation, since) {
-            return Err(Refusal::unavailable("the database"));
-        }
-        self.search(conversation, From::Since(since), sender, client_id).await
     }
 
     fn before(&self, at: Timestamp, by: Duration) -> Timestamp {
@@ -215,20 +214,14 @@ async fn look_up(store: Arc<Store>, asked: Arc<Mutex<mpsc::UnboundedReceiver<Ask
     let mut batch = Vec::new();
     while asked.lock().await.recv_many(&mut batch, BATCH).await > 0 {
         let (keys, replies): (Vec<Key>, Vec<_>) = batch.drain(..).unzip();
-        let found = tokio::time::timeout(PATIENCE, store.find_sent(&mut connection, &keys)).await;
-        let answers: Vec<Answer> = match found {
-            Ok(Ok(found)) => found
+        let answers: Vec<Answer> = match store.find_sent(&mut connection, &keys).await {
+            Ok(found) => found
                 .into_iter()
                 .map(|it| Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at })))
                 .collect(),
-            missed => {
-                match missed {
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "sent messages not looked up");
-                        store.failed(&error);
-                    }
-                    _ => store.suspect(),
-                }
+            Err(error) => {
+                tracing::warn!(%error, "sent messages not looked up");
+                store.failed(&error);
                 vec![Err(PostgresAway); keys.len()]
             }
         };

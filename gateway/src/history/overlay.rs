@@ -8,7 +8,7 @@ use partyline_shared::ids::{ConversationId, UserId};
 use super::{Range, tail::Tail};
 use crate::{
     log::{Floors, Log},
-    store::{Cursor, Listed, ListedPage, Store, UNREAD_MAX, UnreadKey},
+    store::{COMMAND_TIMEOUT, Cursor, Listed, ListedPage, Store, UNREAD_MAX, UnreadKey},
 };
 
 /// Conversations looked up at once.
@@ -116,7 +116,7 @@ async fn apply(tail: &Tail, store: &Store, user: &UserId, listed: &mut Listed) {
     // Postgres may hold some of the tail: counted anew up to where the tail begins.
     let (user_id, floor, deleted) = (user.clone(), tail.floor, tail.deleted());
     let key = UnreadKey { user: user_id, conversation: listed.id, marker, floor, deleted };
-    let Ok(counted) = store.unread(&[key]).await else { return };
+    let Ok(counted) = store.unread(COMMAND_TIMEOUT, &[key]).await else { return };
     let stored = counted.first().map_or(0, |it| it.count);
     listed.unread = stored.saturating_add(tail.unread(user, marker.max(tail.floor))).min(UNREAD_MAX);
 }

@@ -8,7 +8,7 @@ use partyline_shared::{
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{Outgoing, Store, outbox, row};
+use super::{COMMAND_TIMEOUT, Outgoing, Store, outbox, row};
 use crate::authorise::Kind;
 
 /// A conversation to be made.
@@ -55,6 +55,10 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn create_conversation(&self, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
+        self.answered(COMMAND_TIMEOUT, self.create(creator, new)).await
+    }
+
+    async fn create(&self, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
         let mut connection = self.connection().await?;
         let mut transaction = connection.begin().await?;
         let everybody = new.participants.iter().chain([&creator.user_id]);
@@ -95,6 +99,16 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn add_participant(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        added_by: &UserId,
+        max: u32,
+    ) -> sqlx::Result<Added> {
+        self.answered(COMMAND_TIMEOUT, self.add(conversation, user, added_by, max)).await
+    }
+
+    async fn add(
         &self,
         conversation: ConversationId,
         user: &UserId,
@@ -145,6 +159,15 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn remove_participant(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        removed_by: &UserId,
+    ) -> sqlx::Result<Option<Outgoing>> {
+        self.answered(COMMAND_TIMEOUT, self.remove(conversation, user, removed_by)).await
+    }
+
+    async fn remove(
         &self,
         conversation: ConversationId,
         user: &UserId,

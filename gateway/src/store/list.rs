@@ -7,11 +7,11 @@ use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, Row, postgres::PgRow};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, messages::UNREAD_MAX, people, row};
+use super::{COMMAND_TIMEOUT, Store, messages::UNREAD_MAX, people, row};
 use crate::{authorise::Kind, history::HistoryMessage};
 
 /// Participants of one conversation in a list; who reads the one conversation gets all.
@@ -116,19 +116,22 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversations(&self, user: &UserId, cursor: Option<Cursor>, limit: u32) -> sqlx::Result<ListedPage> {
-        let mut conversations: Vec<Listed> = sqlx::query_as(CONVERSATIONS)
+        let query = sqlx::query_as(CONVERSATIONS)
             .bind(user.as_str())
             .bind(i64::from(UNREAD_MAX))
             .bind(cursor.and_then(|cursor| cursor.at().ok()))
             .bind(cursor.map(|cursor| cursor.id))
-            .bind(i64::from(limit) + 1)
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
-        let more = conversations.len() > limit as usize;
-        conversations.truncate(limit as usize);
-        let next = if more { conversations.last().map(|listed| listed.place) } else { None };
-        self.add_participants(&mut conversations, user, LISTED_PARTICIPANTS).await?;
-        Ok(ListedPage { conversations, next })
+            .bind(i64::from(limit) + 1);
+        let page = async {
+            let mut connection = self.connection().await?;
+            let mut conversations: Vec<Listed> = query.fetch_all(&mut *connection).await?;
+            let more = conversations.len() > limit as usize;
+            conversations.truncate(limit as usize);
+            let next = if more { conversations.last().map(|listed| listed.place) } else { None };
+            add_participants(&mut connection, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            Ok(ListedPage { conversations, next })
+        };
+        self.answered(COMMAND_TIMEOUT, page).await
     }
 
     /// The ids of all conversations of a person.
@@ -136,8 +139,9 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversation_ids(&self, user: &UserId) -> sqlx::Result<Vec<ConversationId>> {
+        let query = sqlx::query_scalar(IDS).bind(user.as_str());
         let ids: Vec<Uuid> =
-            sqlx::query_scalar(IDS).bind(user.as_str()).fetch_all(&mut *self.connection().await?).await?;
+            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         Ok(ids.into_iter().map(ConversationId).collect())
     }
 
@@ -147,14 +151,14 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn conversations_by_id(&self, ids: &[ConversationId], user: &UserId) -> sqlx::Result<Vec<Listed>> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let mut conversations: Vec<Listed> = sqlx::query_as(CONVERSATIONS_BY_ID)
-            .bind(user.as_str())
-            .bind(i64::from(UNREAD_MAX))
-            .bind(ids)
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
-        self.add_participants(&mut conversations, user, LISTED_PARTICIPANTS).await?;
-        Ok(conversations)
+        let query = sqlx::query_as(CONVERSATIONS_BY_ID).bind(user.as_str()).bind(i64::from(UNREAD_MAX)).bind(ids);
+        let listed = async {
+            let mut connection = self.connection().await?;
+            let mut conversations: Vec<Listed> = query.fetch_all(&mut *connection).await?;
+            add_participants(&mut connection, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            Ok(conversations)
+        };
+        self.answered(COMMAND_TIMEOUT, listed).await
     }
 
     /// One conversation with all its participants, as `user` sees it.
@@ -162,37 +166,37 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversation(&self, id: ConversationId, user: &UserId) -> sqlx::Result<Option<Listed>> {
-        let found: Option<Listed> = sqlx::query_as(CONVERSATION)
-            .bind(user.as_str())
-            .bind(i64::from(UNREAD_MAX))
-            .bind(id.0)
-            .fetch_optional(&mut *self.connection().await?)
-            .await?;
-        let Some(found) = found else { return Ok(None) };
-        let mut found = [found];
-        self.add_participants(&mut found, user, i64::MAX).await?;
-        Ok(found.into_iter().next())
+        let query = sqlx::query_as(CONVERSATION).bind(user.as_str()).bind(i64::from(UNREAD_MAX)).bind(id.0);
+        let listed = async {
+            let mut connection = self.connection().await?;
+            let found: Option<Listed> = query.fetch_optional(&mut *connection).await?;
+            let Some(found) = found else { return Ok(None) };
+            let mut found = [found];
+            add_participants(&mut connection, &mut found, user, i64::MAX).await?;
+            Ok(found.into_iter().next())
+        };
+        self.answered(COMMAND_TIMEOUT, listed).await
     }
+}
 
-    async fn add_participants(&self, listed: &mut [Listed], user: &UserId, limit: i64) -> sqlx::Result<()> {
-        let ids: Vec<Uuid> = listed.iter().map(|conversation| conversation.id.0).collect();
-        let rows = sqlx::query(PARTICIPANTS)
-            .bind(ids)
-            .bind(user.as_str())
-            .bind(limit)
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
-        let mut by_id: HashMap<ConversationId, Vec<(Participant, Option<Timestamp>)>> = HashMap::new();
-        for row in &rows {
-            let seen = row.try_get::<Option<OffsetDateTime>, _>("last_seen")?.map(Into::into);
-            let id = ConversationId(row.try_get("conversation_id")?);
-            by_id.entry(id).or_default().push((row::participant(row)?, seen));
-        }
-        for conversation in listed {
-            conversation.participants = by_id.remove(&conversation.id).unwrap_or_default();
-        }
-        Ok(())
+async fn add_participants(
+    connection: &mut PgConnection,
+    listed: &mut [Listed],
+    user: &UserId,
+    limit: i64,
+) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = listed.iter().map(|conversation| conversation.id.0).collect();
+    let rows = sqlx::query(PARTICIPANTS).bind(ids).bind(user.as_str()).bind(limit).fetch_all(connection).await?;
+    let mut by_id: HashMap<ConversationId, Vec<(Participant, Option<Timestamp>)>> = HashMap::new();
+    for row in &rows {
+        let seen = row.try_get::<Option<OffsetDateTime>, _>("last_seen")?.map(Into::into);
+        let id = ConversationId(row.try_get("conversation_id")?);
+        by_id.entry(id).or_default().push((row::participant(row)?, seen));
     }
+    for conversation in listed {
+        conversation.participants = by_id.remove(&conversation.id).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The conversations of the sub-query `page`, with what a list shows. `$1` is the reader, `$2` how far unread

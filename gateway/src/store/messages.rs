@@ -1,15 +1,17 @@
 //! Reading messages. Each query reaches them by an index whatever the statistics say: `LATERAL` with a limit
 //! leaves the planner no other way.
 
+use std::time::Duration;
+
 use partyline_shared::{
     ids::{ClientId, ConversationId, MessageId, Seq, UserId},
     timestamp::Timestamp,
 };
-use sqlx::{PgConnection, Postgres, Row, pool::PoolConnection};
+use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, row};
+use super::{COMMAND_TIMEOUT, Store, connection::StoreConnection, row};
 use crate::history::HistoryMessage;
 
 /// A message that was stored under a client's id.
@@ -53,20 +55,23 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn find_sent(
         &self,
-        held: &mut Option<PoolConnection<Postgres>>,
+        held: &mut Option<StoreConnection>,
         keys: &[(ConversationId, UserId, ClientId)],
     ) -> sqlx::Result<Vec<Option<Sent>>> {
-        // Given back only if it answered. One that Postgres has closed meanwhile is no word about Postgres itself.
-        if let Some(mut connection) = held.take()
-            && let Ok(found) = find_sent(&mut connection, keys).await
-        {
+        let query = async {
+            // Given back only if it answered. One that Postgres has closed meanwhile is no word about Postgres itself.
+            if let Some(mut connection) = held.take()
+                && let Ok(found) = find_sent(&mut connection, keys).await
+            {
+                *held = Some(connection);
+                return Ok(found);
+            }
+            let mut connection = self.connection().await?;
+            let found = find_sent(&mut connection, keys).await?;
             *held = Some(connection);
-            return Ok(found);
-        }
-        let mut connection = self.connection().await?;
-        let found = find_sent(&mut connection, keys).await?;
-        *held = Some(connection);
-        Ok(found)
+            Ok(found)
+        };
+        self.answered(COMMAND_TIMEOUT, query).await
     }
 
     /// One message in its current state.
@@ -75,7 +80,7 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn message(&self, conversation: ConversationId, seq: Seq) -> sqlx::Result<Option<HistoryMessage>> {
         let query = sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq));
-        self.in_time(async { query.fetch_optional(&mut *self.connection().await?).await }).await
+        self.answered(COMMAND_TIMEOUT, async { query.fetch_optional(&mut *self.connection().await?).await }).await
     }
 
     /// The newest messages, or those before a place; oldest first.
@@ -94,7 +99,7 @@ impl Store {
             // One more tells the first one's predecessor.
             .bind(i64::from(limit) + 1);
         let mut found: Vec<HistoryMessage> =
-            self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         found.reverse();
         let extra = found.len() > limit as usize;
         chain(&mut found);
@@ -116,7 +121,7 @@ impl Store {
     ) -> sqlx::Result<Vec<HistoryMessage>> {
         let query = sqlx::query_as(MESSAGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
         let mut found: Vec<HistoryMessage> =
-            self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         chain(&mut found);
         found.retain(|message| message.seq > after);
         Ok(found)
@@ -133,28 +138,27 @@ impl Store {
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
         let query = sqlx::query_as(CHANGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
-        self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await
+        self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await
     }
 
     /// What these people have not read; nothing for who takes no part.
     ///
     /// # Errors
-    /// If Postgres doesn't answer.
-    pub async fn unread(&self, keys: &[UnreadKey]) -> sqlx::Result<Vec<Unread>> {
+    /// If Postgres doesn't answer within `limit`.
+    pub async fn unread(&self, limit: Duration, keys: &[UnreadKey]) -> sqlx::Result<Vec<Unread>> {
         let users: Vec<&str> = keys.iter().map(|key| key.user.as_str()).collect();
         let conversations: Vec<Uuid> = keys.iter().map(|key| key.conversation.0).collect();
         let markers: Vec<i64> = keys.iter().map(|key| row::bigint(key.marker)).collect();
         let floors: Vec<i64> = keys.iter().map(|key| row::bigint(key.floor)).collect();
         let deleted: Vec<String> = keys.iter().map(|key| row::array(&key.deleted)).collect();
-        let rows = sqlx::query(UNREAD)
+        let query = sqlx::query(UNREAD)
             .bind(users)
             .bind(conversations)
             .bind(markers)
             .bind(floors)
             .bind(deleted)
-            .bind(i64::from(UNREAD_MAX))
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
+            .bind(i64::from(UNREAD_MAX));
+        let rows = self.answered(limit, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         rows.iter()
             .map(|row| {
                 Ok(Unread {

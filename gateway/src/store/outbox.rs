@@ -10,7 +10,7 @@ use partyline_shared::{
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Store, row};
+use super::{BACKGROUND_TIMEOUT, COMMAND_TIMEOUT, Store, row};
 
 /// How long a change belongs to the gateway that committed it. Any gateway may relay it afterwards.
 pub const FIRST_LEASE: Duration = Duration::from_secs(2);
@@ -83,17 +83,23 @@ pub(super) async fn write(
 
 impl Store {
     /// Claims changes whose gateway has not told them in time: of each conversation the oldest, since they are told in
-    /// the order of their commits.
+    /// the order of their commits. A row that this gateway can't read (a newer one may have written it) stays, and later
+    /// changes of its conversation wait for it.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn claim_outgoing(&self, limit: u32) -> sqlx::Result<Vec<Outgoing>> {
-        let rows = sqlx::query(CLAIM)
-            .bind(i64::from(limit))
-            .bind(millis(CLAIM_LEASE))
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
-        rows.iter().map(outgoing).collect()
+        loop {
+            let query = sqlx::query(CLAIM).bind(i64::from(limit)).bind(millis(CLAIM_LEASE));
+            let rows = self
+                .answered(BACKGROUND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await })
+                .await?;
+            let changes: Vec<Outgoing> = rows.iter().filter_map(readable).collect();
+            // Unreadable rows are claimed as well: the next ones are due then.
+            if rows.is_empty() || !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
     }
 
     /// Whether every earlier change of the conversation has been told.
@@ -101,11 +107,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn is_first_outgoing(&self, change: &Outgoing) -> sqlx::Result<bool> {
-        sqlx::query_scalar(IS_FIRST)
-            .bind(change.conversation_id.0)
-            .bind(change.id)
-            .fetch_one(&mut *self.connection().await?)
-            .await
+        let query = sqlx::query_scalar(IS_FIRST).bind(change.conversation_id.0).bind(change.id);
+        self.answered(COMMAND_TIMEOUT, async { query.fetch_one(&mut *self.connection().await?).await }).await
     }
 
     /// The change has been told.
@@ -113,8 +116,7 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn delete_outgoing(&self, change: &Outgoing) -> sqlx::Result<()> {
-        sqlx::query(DELETE).bind(change.id).execute(&mut *self.connection().await?).await?;
-        Ok(())
+        self.write_outgoing(DELETE, change).await
     }
 
     /// The change could not be told: any gateway may try at once.
@@ -122,7 +124,13 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn release_outgoing(&self, change: &Outgoing) -> sqlx::Result<()> {
-        sqlx::query(RELEASE).bind(change.id).execute(&mut *self.connection().await?).await?;
+        self.write_outgoing(RELEASE, change).await
+    }
+
+    /// The limit is what is left of the claim after the change was told.
+    async fn write_outgoing(&self, sql: &'static str, change: &Outgoing) -> sqlx::Result<()> {
+        let query = sqlx::query(sql).bind(change.id);
+        self.answered(COMMAND_TIMEOUT, async { query.execute(&mut *self.connection().await?).await }).await?;
         Ok(())
     }
 
@@ -131,12 +139,22 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn outbox_state(&self) -> sqlx::Result<OutboxState> {
-        let found = sqlx::query(STATE).bind(COUNTED).fetch_one(&mut *self.connection().await?).await?;
+        let query = sqlx::query(STATE).bind(COUNTED);
+        let found =
+            self.answered(BACKGROUND_TIMEOUT, async { query.fetch_one(&mut *self.connection().await?).await }).await?;
         Ok(OutboxState {
             rows: u64::try_from(found.try_get::<i64, _>("rows")?).unwrap_or(0),
             oldest: seconds(found.try_get("oldest")?),
         })
     }
+}
+
+fn readable(row: &PgRow) -> Option<Outgoing> {
+    let unreadable = |error: &sqlx::Error| {
+        let id = row.try_get::<i64, _>("id").unwrap_or_default();
+        tracing::error!(id, %error, "a row of the outbox is not readable: it stays, and its conversation's later ones");
+    };
+    outgoing(row).inspect_err(unreadable).ok()
 }
 
 fn outgoing(row: &PgRow) -> sqlx::Result<Outgoing> {

@@ -1,6 +1,9 @@
 //! Users and memberships.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use partyline_shared::{
     claims::UserType,
@@ -11,7 +14,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, row};
+use super::{BACKGROUND_TIMEOUT, COMMAND_TIMEOUT, Store, row};
 use crate::authorise::{Kind, Membership};
 
 pub(super) fn kind(stored: &str) -> Kind {
@@ -22,11 +25,15 @@ impl Store {
     /// These conversations, each with all who take part, oldest member first. Those that don't exist are missing.
     ///
     /// # Errors
-    /// If Postgres doesn't answer.
-    pub async fn memberships(&self, conversations: &[ConversationId]) -> sqlx::Result<Vec<Membership>> {
+    /// If Postgres doesn't answer within `limit`.
+    pub async fn memberships(
+        &self,
+        limit: Duration,
+        conversations: &[ConversationId],
+    ) -> sqlx::Result<Vec<Membership>> {
         let ids: Vec<Uuid> = conversations.iter().map(|conversation| conversation.0).collect();
         let query = sqlx::query(MEMBERSHIPS).bind(ids);
-        let rows = self.in_time(async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let rows = self.answered(limit, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         let mut memberships: Vec<Membership> = Vec::new();
         for row in &rows {
             let conversation_id = ConversationId(row.try_get("id")?);
@@ -58,7 +65,9 @@ impl Store {
         let ids: Vec<&str> = people.keys().copied().collect();
         let names: Vec<&str> = people.values().map(|(name, _)| *name).collect();
         let types: Vec<&str> = people.values().map(|(_, user_type)| *user_type).collect();
-        let rows = sqlx::query(UPSERT_USERS).bind(ids).bind(names).bind(types).fetch_all(&self.pool).await?;
+        let query = sqlx::query(UPSERT_USERS).bind(ids).bind(names).bind(types);
+        let rows =
+            self.answered(BACKGROUND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         rows.iter().map(|row| row::user_id(row.try_get("id")?)).collect()
     }
 
@@ -68,7 +77,9 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn last_seen(&self, users: &[UserId]) -> sqlx::Result<HashMap<UserId, Timestamp>> {
         let ids: Vec<&str> = users.iter().map(UserId::as_str).collect();
-        let rows = sqlx::query(LAST_SEEN).bind(ids).fetch_all(&mut *self.connection().await?).await?;
+        let query = sqlx::query(LAST_SEEN).bind(ids);
+        let rows =
+            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
         rows.iter()
             .map(|row| {
                 let at: OffsetDateTime = row.try_get("last_seen")?;

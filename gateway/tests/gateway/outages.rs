@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use devstack::testing::{Process, Proxy};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, future::join_all};
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -368,4 +368,96 @@ async fn a_client_that_answers_pings_is_not_silent_while_postgres_hangs() {
         proxy.resume();
     }
     bob.caught_up().await;
+}
+
+/// Runs requests that wait for a lock on a table; their connections to Postgres die meanwhile.
+async fn strand_waiting<T>(
+    world: &World,
+    postgres: &Proxy,
+    table: &str,
+    waiting: i64,
+    requests: impl Future<Output = T>,
+) -> T {
+    let pool = world.env.pool().await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")))
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let strand = async {
+        until("queries to wait", async || {
+            let count =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(count).fetch_one(&pool).await.unwrap() >= waiting
+        })
+        .await;
+        postgres.strand();
+        lock.commit().await.unwrap();
+    };
+    tokio::join!(requests, strand).0
+}
+
+#[tokio::test]
+async fn connections_to_a_dead_postgres_are_replaced() {
+    let world = World::new().await;
+    let proxy = Proxy::start(world.env.database_url()).await.unwrap();
+    let launch = world.launch().env("PARTYLINE_DATABASE_CONNECTIONS", "4");
+    let launch = launch.env("PARTYLINE_DATABASE_URL", proxy.through(world.env.database_url()));
+    let gateway = launch.start().await.unwrap();
+    world.direct(&gateway, ["ann", "bob"]).await;
+    let list = async || world.get(&gateway, "bob", CONVERSATIONS).await.status;
+    // In use: all of the pool's connections.
+    let requests = join_all((0..4).map(|_| list()));
+    let answers = strand_waiting(&world, &proxy, "participants", 4, requests).await;
+    assert_eq!(answers, [503; 4]);
+    let began = Instant::now();
+    until("lists to be answered", async || list().await == 200).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // Idle: another takes the place within the request.
+    assert_eq!(join_all((0..4).map(|_| list())).await, [200; 4]);
+    proxy.strand();
+    assert_eq!(list().await, 200);
+}
+
+#[tokio::test]
+async fn users_are_written_after_a_connection_to_postgres_died() {
+    let world = World::new().await;
+    let (postgres, gateway) = behind(&world, "PARTYLINE_DATABASE_URL", world.env.database_url()).await;
+    let ann = strand_waiting(&world, &postgres, "users", 1, world.person(&gateway, "ann")).await;
+    let bob = world.person(&gateway, "bob").await;
+    let pool = world.env.pool().await.unwrap();
+    until("the next user to be written", async || {
+        let written = "SELECT EXISTS (SELECT FROM users WHERE id = 'bob' AND username = 'BOB')";
+        sqlx::query_scalar::<_, bool>(written).fetch_one(&pool).await.unwrap()
+    })
+    .await;
+    drop((ann, bob));
+}
+
+#[tokio::test]
+async fn without_postgres_a_repeat_whose_name_carries_no_time_is_stored_once() {
+    let world = World::new().await;
+    let proxy = Proxy::start(world.env.database_url()).await.unwrap();
+    let launch = world.launch().env("PARTYLINE_DEDUP_SECONDS", "2");
+    let url = proxy.through(world.env.database_url());
+    let gateway = launch.env("PARTYLINE_DATABASE_URL", url).start().await.unwrap();
+    // Postgres has nothing that the log lacks, as far as the gateway knows.
+    let persister = world.env.persister().unwrap().env("PARTYLINE_DEDUP_SECONDS", "2").start().await.unwrap();
+    let chat = world.direct(&gateway, ["ann", "bob"]).await;
+    let mut ann = world.person(&gateway, "ann").await;
+    let undated = |content: &str| {
+        let mut frame = message(&chat, content);
+        frame["client_id"] = json!(uuid::Uuid::new_v4().to_string());
+        frame
+    };
+    let stored = undated("stored");
+    let first = ann.get("ack", stored.clone()).await;
+    world.persisted().await;
+    proxy.cut();
+    crate::once::window_passed(&world).await;
+    let again = ann.get("ack", stored).await;
+    assert_eq!((&again["seq"], &again["duplicate"]), (&first["seq"], &json!(true)));
+    // The log holds everything that was ever stored: a new one can be judged.
+    assert_eq!(ann.get("ack", undated("new")).await["duplicate"], false);
+    drop(persister);
 }

@@ -376,3 +376,26 @@ async fn what_is_told_again_after_the_duplicate_window_is_in_the_log_once() {
     bob.caught_up().await;
     assert!(bob.held("participant_added").iter().all(|it| seq(it) == added), "{:?}", bob.held("participant_added"));
 }
+
+#[tokio::test]
+async fn unreadable_outbox_row_does_not_stop_the_sweep() {
+    let world = World::new().await;
+    let pool = world.env.pool().await.unwrap();
+    let gateway = world.gateway().await;
+    let [odd, other] = [world.group(&gateway, &["ann", "bob"]).await, world.group(&gateway, &["ann", "bob"]).await];
+    until("the outbox to be empty", async || outbox_rows(&pool).await == 0).await;
+    let mut bob = world.person(&gateway, "bob").await;
+    let write = "INSERT INTO outbox (conversation_id, event_id, after_seq, event, users, due_at)
+                 VALUES ($1, gen_random_uuid(), 0, $2::text::json, ARRAY['bob'], now())";
+    // In one transaction: they are due at the same time.
+    let mut both = pool.begin().await.unwrap();
+    for (chat, event) in [(&odd, Some(r#"{"type":"from_a_newer_version"}"#)), (&other, None)] {
+        let id = chat.parse::<uuid::Uuid>().unwrap();
+        sqlx::query(write).bind(id).bind(event).execute(&mut *both).await.unwrap();
+    }
+    both.commit().await.unwrap();
+    bob.find(|it| is_news(it, &other, "added")).await;
+    until("the readable row to be deleted", async || outbox_rows(&pool).await == 1).await;
+    let left: uuid::Uuid = sqlx::query_scalar("SELECT conversation_id FROM outbox").fetch_one(&pool).await.unwrap();
+    assert_eq!(left.to_string(), odd);
+}

@@ -1,0 +1,58 @@
+//! Connections of the pool that don't outlive a dead peer.
+
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use sqlx::{Connection, PgConnection, Postgres, pool::PoolConnection};
+use tokio::time::timeout;
+
+/// How long an idle connection may take to answer before another takes its place; a command waits meanwhile.
+const IDLE_PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a connection may take to end a query that was given up, and to answer, before it is closed.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether an idle connection still answers. An error makes the pool open another at once.
+pub(super) async fn is_alive(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    match timeout(IDLE_PING_TIMEOUT, connection.ping()).await {
+        Ok(answered) => answered.map(|()| true),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
+    }
+}
+
+/// A connection of the pool. The pool takes back only one that answers, and without this limit it would wait for the
+/// answer of a dead peer until TCP gives up, and count the connection as in use all the while.
+#[derive(Debug)]
+pub struct StoreConnection(PoolConnection<Postgres>);
+
+impl StoreConnection {
+    pub(super) fn new(connection: PoolConnection<Postgres>) -> Self {
+        Self(connection)
+    }
+}
+
+impl Deref for StoreConnection {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for StoreConnection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl Drop for StoreConnection {
+    fn drop(&mut self) {
+        // What sqlx's own drop does, without a limit there. Dropped, it closes the socket and frees the pool's permit.
+        let returned = self.0.return_to_pool();
+        tokio::spawn(async move {
+            if timeout(RELEASE_TIMEOUT, returned).await.is_err() {
+                tracing::warn!("a connection to Postgres did not answer and was closed");
+            }
+        });
+    }
+}
