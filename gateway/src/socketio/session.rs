@@ -155,7 +155,7 @@ impl Session {
             drop(lane);
             let (tracker, gateway, session) = (gateway.connections.clone(), gateway.clone(), self.clone());
             tracker.spawn(async move {
-                if tasks::caught("socketio_commands", lane::run(&gateway, &session)).await.is_err() {
+                if tasks::caught("socketio_commands", Box::pin(lane::run(&gateway, &session))).await.is_err() {
                     session.break_down(&gateway);
                 }
             });

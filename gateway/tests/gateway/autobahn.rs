@@ -213,8 +213,8 @@ fn fragments(cases: &mut Vec<Case>) {
     cases.push(case("5.1", [frame(PING, b"one"), frame(FIN, b"two")].concat(), [violation("bad_control_frame")]));
     cases.push(case("5.2", [frame(PONG, b"one"), frame(FIN, b"two")].concat(), [violation("bad_control_frame")]));
     cases.push(case("5.3", [first.clone(), last.clone()].concat(), [echo("fragmented")]));
-    cases.push(case("5.6", [first.clone(), ping.clone(), last.clone()].concat(), [pong(), echo("fragmented")]));
-    let twice = [first.clone(), ping.clone(), middle.clone(), ping.clone(), rest].concat();
+    cases.push(case("5.6", [first.clone(), ping.clone(), last].concat(), [pong(), echo("fragmented")]));
+    let twice = [first.clone(), ping.clone(), middle, ping, rest].concat();
     cases.push(case("5.19", twice, [pong(), pong(), echo("fragmented")]));
     let without_start = "continuation_without_start";
     cases.push(case("5.9", [frame(FIN, two), whole.clone()].concat(), [violation(without_start)]));

@@ -239,14 +239,11 @@ fn the_answer_of_the_command_in_hand_precedes_the_close_that_was_asked_for() {
         let pipe = pipe(4, LIMIT);
         let idle = Arc::new(AtomicBool::new(false));
         let task = run_task(&pipe, &idle);
-        let command = {
-            let idle = idle.clone();
-            spawn(&pipe, move |pipe| {
-                pipe.send_all(&frames("answer", 0..1));
-                idle.store(true, Ordering::Release);
-                pipe.wake();
-            })
-        };
+        let command = spawn(&pipe, move |pipe| {
+            pipe.send_all(&frames("answer", 0..1));
+            idle.store(true, Ordering::Release);
+            pipe.wake();
+        });
         let close = spawn(&pipe, |pipe| pipe.ask_to_close(CloseCode::TokenExpired, None));
         let reader = spawn(&pipe, |pipe| (0..3).for_each(|_| pipe.wire().read(40)));
         join_all(vec![command, close, reader]);
