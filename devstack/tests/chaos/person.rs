@@ -175,7 +175,7 @@ impl Person {
         self.seen.acknowledged.insert(client_id.clone(), seq);
         self.world.acknowledge();
         // In an outage each one: it is then that clients repeat.
-        if self.seen.acknowledged.len() % REPEAT_EVERY == 0 || self.world.has_outage() {
+        if self.seen.acknowledged.len().is_multiple_of(REPEAT_EVERY) || self.world.has_outage() {
             self.repeat = Some(client_id);
         }
     }
