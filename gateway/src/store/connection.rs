@@ -8,6 +8,8 @@ use std::{
 use sqlx::{Connection, PgConnection, Postgres, pool::PoolConnection};
 use tokio::time::timeout;
 
+use crate::tasks;
+
 /// How long an idle connection may take to answer before another takes its place; a command waits meanwhile.
 const IDLE_PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to end a query that was given up, and to answer, before it is closed.
@@ -50,7 +52,7 @@ impl Drop for StoreConnection {
         // What sqlx's own drop does, without a limit there. Dropped, it closes the socket and frees the pool's permit.
         let returned = self.0.return_to_pool();
         tokio::spawn(async move {
-            if timeout(RELEASE_TIMEOUT, returned).await.is_err() {
+            if timeout(RELEASE_TIMEOUT, tasks::caught("postgres_release", returned)).await.is_err() {
                 tracing::warn!("a connection to Postgres did not answer and was closed");
             }
         });
