@@ -122,19 +122,19 @@ async fn nothing_acknowledged_is_lost_or_doubled() {
     say(&format!("the persister killed with {}", world.acknowledged()));
     persister = persister.restart().await.unwrap();
     world.reached(TOTAL / 2).await;
-    world.outage.send_replace(true);
+    world.toggle_outage();
     servers.kill_nats().await;
     say(&format!("NATS killed with {}", world.acknowledged()));
     servers.start_nats().await.unwrap();
-    world.outage.send_replace(false);
+    world.toggle_outage();
     world.reached(TOTAL * 3 / 5).await;
-    world.outage.send_replace(true);
+    world.toggle_outage();
     servers.stop_postgres().await;
     say(&format!("Postgres stopped with {}", world.acknowledged()));
     tokio::time::sleep(POSTGRES_AWAY).await;
     say(&format!("Postgres comes back with {}", world.acknowledged()));
     servers.start_postgres().await.unwrap();
-    world.outage.send_replace(false);
+    world.toggle_outage();
     world.all_acknowledged(TOTAL).await;
     removing.await.unwrap();
     let took = began.elapsed();
@@ -145,7 +145,7 @@ async fn nothing_acknowledged_is_lost_or_doubled() {
     say(&format!("{repeats} acknowledged messages repeated, {in_outage} of them in an outage; none stored twice"));
     assert!(in_outage > 0, "no stored message was repeated while Postgres was stopped");
     let (times, longest) = quiet::check(&quiet.join_all().await);
-    say(&format!("silent conversations joined {times} times on other nodes; the longest wait {longest:.1?}"));
+    say(&format!("silent conversations joined {times} times on other nodes; the longest wait {longest}"));
     let refused = removed::check(&removed.join_all().await, &seen);
     say(&format!("{GROUPS} people removed, {refused} joins refused to them; none received anything afterwards"));
     for process in [&killed, &drained, &steady, &persister] {
