@@ -6,8 +6,6 @@ import { call, person } from "./stack.ts";
 const COUNT = 1_000;
 /** Requests at once. */
 const AT_ONCE = 32;
-/** Milliseconds of the main thread's work for a key that is pressed: a frame has 16.7. */
-const KEY_MS = 16;
 
 async function threadTime(session: CDPSession): Promise<number> {
   const { metrics } = await session.send("Performance.getMetrics");
@@ -46,9 +44,15 @@ test("1,000 conversations: the list goes on by itself, finds what it did not hav
   await vera.input.waitFor();
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable", { timeDomain: "threadTicks" });
+  // A key that is pressed must not touch a list of a thousand; what it costs depends on the machine, and is printed.
+  const touched = await page.locator(".pl-list").evaluateHandle((element) => {
+    const found = { changes: 0 };
+    new MutationObserver((changes) => (found.changes += changes.length)).observe(element, { subtree: true, childList: true, attributes: true, characterData: true });
+    return found;
+  });
   const before = await threadTime(session);
   await vera.input.pressSequentially("twenty keys are hit.");
   const work = ((await threadTime(session)) - before) / 20;
   console.log(`${COUNT} conversations in the list: ${work.toFixed(1)} ms of work for a key`);
-  expect(work).toBeLessThan(KEY_MS);
+  expect(await touched.evaluate((found) => found.changes)).toBe(0);
 });

@@ -139,13 +139,21 @@ function signed({ secret }: StackInfo, claims: object, seconds: number): string 
   return `${content}.${createHmac("sha256", secret).update(content).digest("base64url")}`;
 }
 
-/** Calls the REST part as somebody. */
-export async function call<T>({ url }: StackInfo, { token }: Person, method: string, path: string, body?: object): Promise<T> {
+/** Attempts at a request that is answered with 503, a second apart. */
+const ATTEMPTS = 10;
+
+/** Calls the REST part as somebody. As any client does, it repeats what a busy gateway can't answer yet. */
+export async function call<T>(stack: StackInfo, person: Person, method: string, path: string, body?: object, attempts = ATTEMPTS): Promise<T> {
+  const [{ url }, { token }] = [stack, person];
   const response = await fetch(`${url}/chat/api/${path}`, {
     method,
     headers: { authorization: `Bearer ${token}`, ...(body && { "content-type": "application/json" }) },
     ...(body && { body: JSON.stringify(body) }),
   });
+  if (response.status === 503 && attempts > 1) {
+    await sleep(1_000);
+    return call(stack, person, method, path, body, attempts - 1);
+  }
   if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
   return (await response.json()) as T;
 }

@@ -23,8 +23,8 @@ export class ChatWindow {
 
   private constructor(readonly page: Page) {
     page.on("pageerror", (error) => this.problems.push(String(error)));
-    // A cut network, and a token that isn't taken, are told on the console, too; those are no problems of the page.
-    page.on("console", (line) => line.type() === "error" && !/net::ERR_|WebSocket connection|status of 401/.test(line.text()) && this.problems.push(line.text()));
+    // The console also reports a cut network, a refused token and a gateway that can't answer yet: not problems of the page.
+    page.on("console", (line) => line.type() === "error" && !/net::ERR_|WebSocket connection|status of (401|503)/.test(line.text()) && this.problems.push(line.text()));
   }
 
   static async open(browser: Browser, url: string, { person, as, conversation, ...options }: WindowOptions = {}): Promise<ChatWindow> {
