@@ -1,7 +1,7 @@
 //! The gateway's settings.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -14,6 +14,9 @@ use partyline_shared::{
 
 use crate::{auth::AuthSettings, origin};
 
+/// The admin port is never public, so it listens on this machine alone unless told otherwise.
+pub const DEFAULT_ADMIN_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+
 /// Partyline's gateway: WebSocket and REST on one port, health and metrics on another.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "gateway", version, about)]
@@ -22,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "PARTYLINE_HTTP_ADDR", default_value = "127.0.0.1:8080")]
     pub http_addr: SocketAddr,
     /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
-    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value = "127.0.0.1:9100")]
+    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value_t = DEFAULT_ADMIN_ADDR)]
     pub admin_addr: SocketAddr,
     /// Browser origins that may use the API and the socket, comma-separated (`https://shop.example`);
     /// `*` for any. The gateway's own origin always may.

@@ -1,14 +1,22 @@
 //! The life of a gateway process: settings, logs and metrics, the ports, serving, leaving.
 
-use partyline_gateway::{config::Config, metrics, server};
-use partyline_shared::{settings, shutdown, tasks, telemetry};
+use std::process::ExitCode;
+
+use partyline_gateway::{
+    config::{Config, DEFAULT_ADMIN_ADDR},
+    metrics, server,
+};
+use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A message costs a fifth less CPU time than with the system's (docs/decisions/0011-allocator.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = healthcheck::run(DEFAULT_ADMIN_ADDR) {
+        return Ok(code);
+    }
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
     allow_descriptors(config.limits.max_connections);
@@ -19,10 +27,10 @@ fn main() -> anyhow::Result<()> {
         let shutdown = shutdown::on_signal()?;
         let bound = tokio::select! {
             bound = server::bind(config, recorder) => bound?,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(ExitCode::SUCCESS),
         };
         tracing::info!(http = %bound.http_addr()?, admin = %bound.admin_addr()?, "listening");
-        bound.serve(shutdown).await
+        bound.serve(shutdown).await.map(|()| ExitCode::SUCCESS)
     })
 }
 

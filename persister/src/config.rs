@@ -1,16 +1,22 @@
 //! The persister's settings.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use clap::Parser;
 use partyline_shared::settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings};
+
+/// The admin port is never public, so it listens on this machine alone unless told otherwise.
+pub const DEFAULT_ADMIN_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9101);
 
 /// Partyline's persister: writes the log into Postgres. Run as many as you like; they share the work.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "persister", version, about)]
 pub struct Config {
     /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
-    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value = "127.0.0.1:9101")]
+    #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value_t = DEFAULT_ADMIN_ADDR)]
     pub admin_addr: SocketAddr,
     /// Events in one transaction at most.
     #[arg(long, env = "PARTYLINE_BATCH_MAX", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod claims;
 pub mod event;
+pub mod healthcheck;
 pub mod ids;
 pub mod nats;
 pub mod settings;

@@ -10,9 +10,8 @@ use crate::{
     world::World,
 };
 
-/// How long the longest wait may be in which no planned outage explains it. Far above what a busy machine takes: a node
-/// that can't serve a silent conversation refuses it until the traffic ends.
-const LOCKED_OUT_MAX: Duration = Duration::from_secs(20);
+/// How long nodes may refuse someone, or not answer, while no planned outage explains it.
+const LOCKED_OUT_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Quiet {
     pub(crate) world: Arc<World>,
@@ -27,7 +26,8 @@ pub(crate) struct Moved {
     pub(crate) name: String,
     /// Times at which all conversations were joined anew.
     pub(crate) times: usize,
-    /// The longest time from wanting a node to having joined all conversations there, without planned outages.
+    /// The longest time of attempts in a row that failed, without planned outages. The attempt that succeeds doesn't count:
+    /// on a busy machine joins are slow, but they are joins.
     pub(crate) longest: Duration,
     /// What each attempt in that time took, and how it ended.
     pub(crate) attempts: Vec<String>,
@@ -70,15 +70,14 @@ impl Quiet {
             }
             // An attempt that an outage held up, even one that began and ended within it, says nothing about the nodes.
             let undisturbed = phase.is_multiple_of(2) && phase == self.world.outage_phase();
-            locked_out = if undisturbed { locked_out + began.elapsed() } else { Duration::ZERO };
-            if locked_out > moved.longest {
-                moved.longest = locked_out;
-                moved.attempts.clone_from(&attempts);
-            }
             match attempt {
                 Ok(socket) => return Some(socket),
                 Err(_) if self.world.has_ended() => return None,
-                Err(_) => {}
+                Err(_) => locked_out = if undisturbed { locked_out + began.elapsed() } else { Duration::ZERO },
+            }
+            if locked_out > moved.longest {
+                moved.longest = locked_out;
+                moved.attempts.clone_from(&attempts);
             }
         }
     }

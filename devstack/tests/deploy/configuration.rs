@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::debian::{self, run, workspace};
 
-/// What a service of ours may have: a slip of the pen is no key of Compose's.
-const KEYS: [&str; 17] = [
+/// Keys that a service may have, so that a typing error doesn't pass for one of Compose's.
+const KEYS: [&str; 21] = [
     "build",
     "cap_drop",
     "command",
@@ -16,6 +16,9 @@ const KEYS: [&str; 17] = [
     "environment",
     "healthcheck",
     "image",
+    "logging",
+    "mem_limit",
+    "pid",
     "ports",
     "read_only",
     "restart",
@@ -24,6 +27,7 @@ const KEYS: [&str; 17] = [
     "stop_grace_period",
     "stop_signal",
     "sysctls",
+    "tmpfs",
     "ulimits",
     "volumes",
 ];
@@ -62,6 +66,11 @@ fn compose_is_whole() {
         assert!(tag != "latest", "{name}: any {image}");
         for mount in texts(&service["volumes"]) {
             let (source, target) = mount.split_once(':').unwrap();
+            // The node exporter measures the machine's own disks.
+            if source == "/" {
+                assert!(target.contains(":ro"), "{name} may write to the machine");
+                continue;
+            }
             match source.strip_prefix("./") {
                 Some(file) => {
                     assert!(workspace().join("deploy").join(file).exists(), "{name} mounts {source}");
@@ -70,6 +79,9 @@ fn compose_is_whole() {
                 None => assert!(keys(&compose["volumes"]).contains(source), "{name}: volume {source}"),
             }
         }
+        let confined = texts(&service["security_opt"]).contains(&"no-new-privileges:true");
+        assert!(service["read_only"] == true && confined, "{name} may write to its image, or gain privileges");
+        assert!(service["mem_limit"].is_string() && service["logging"]["options"]["max-size"].is_string(), "{name}");
         let awaited = &service["depends_on"];
         for other in texts(awaited).into_iter().chain(keys(awaited)) {
             let awaited = &awaited[other]["condition"];
@@ -96,7 +108,9 @@ fn compose_sets_what_the_programs_know() {
             let told = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
             assert!(told, "{program} knows no {name}");
         }
-        assert!(service["read_only"] == true && texts(&service["cap_drop"]) == ["ALL"], "{program}");
+        assert!(texts(&service["cap_drop"]) == ["ALL"], "{program}");
+        let check = texts(&service["healthcheck"]["test"]);
+        assert_eq!(check, ["CMD", &format!("/usr/local/bin/{program}"), "healthcheck"]);
         if program == "gateway" {
             let drain = ["PARTYLINE_DRAIN_NOTICE_SECONDS", "PARTYLINE_DRAIN_SECONDS"]
                 .map(|name| seconds(&environment[name]))
@@ -119,6 +133,8 @@ fn the_parts_name_each_other() {
     for job in prometheus["scrape_configs"].as_array().unwrap() {
         texts(&job["static_configs"][0]["targets"]).iter().for_each(|target| is_there(target, "prometheus.yml"));
     }
+    let alertmanagers = &prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"];
+    texts(alertmanagers).iter().for_each(|target| is_there(target, "prometheus.yml"));
     let grafana = yaml("grafana/provisioning/datasources/prometheus.yml");
     is_there(grafana["datasources"][0]["url"].as_str().unwrap().strip_prefix("http://").unwrap(), "Grafana");
     let haproxy = read("haproxy/haproxy.cfg");

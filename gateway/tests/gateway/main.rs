@@ -12,6 +12,7 @@ mod drain;
 mod floods;
 mod frames;
 mod handshake;
+mod healthcheck;
 mod history;
 mod house;
 mod join;
