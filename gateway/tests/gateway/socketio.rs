@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, collections::VecDeque, time::Duration};
 
-use devstack::testing::{Launch, Process};
+use devstack::testing::{Launch, Process, Signal};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    once::Probe,
     person::connect,
     support::{Answer, PATIENCE, World, answer, client_id, messages_of, until},
 };
@@ -492,6 +493,81 @@ async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
     // Nobody fetches it, and the request is answered all the same.
     let large = Poller::open(&world, &gateway).await;
     assert_eq!(large.post(&"4".repeat(20_481)).await.status, 413);
+#[tokio::test]
+async fn repeated_temp_id_is_a_new_message_once_its_lifetime_is_over() {
+    let world = World::new().await;
+    let launch = || {
+        let lifetime = [("PARTYLINE_TEMP_ID_SECONDS", "3"), ("PARTYLINE_DEDUP_SECONDS", "3")];
+        lifetime.into_iter().fold(world.launch(), |launch, (name, value)| launch.env(name, value))
+    };
+    let (one, two) = (started(launch()).await, started(launch()).await);
+    let persister = world.env.persister().unwrap().env("PARTYLINE_DEDUP_SECONDS", "3").start().await.unwrap();
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let page = json!({ "token": world.token("ann"), "nonce": "a page that lives long" });
+    let (mut left, mut right) = (enter(&one, &page).await.0, enter(&two, &page).await.0);
+    left.say(&joins(&chat)).await;
+    left.expect("42[\"joined_conversation\",").await;
+    let send = format!("426{}", json!(["send_message", { "conversation_id": chat, "temp_id": 1, "content": "ok" }]));
+    let new_message = |packet: &str| -> Option<Value> {
+        serde_json::from_str(packet.strip_prefix("42[\"new_message\",")?.strip_suffix(']')?).unwrap()
+    };
+    let sent = async |raw: &mut Raw, heard: &mut Vec<Value>| {
+        raw.say(&send).await;
+        let answer: Value = loop {
+            let packet = raw.read().await.unwrap();
+            heard.extend(new_message(&packet));
+            if let Some(answer) = packet.strip_prefix("436") {
+                break serde_json::from_str(answer).unwrap();
+            }
+        };
+        assert_eq!((&answer[0]["status"], &answer[0]["temp_id"]), (&json!("ok"), &json!(1)));
+        let field = |name: &str| answer[0][name].as_str().unwrap().to_owned();
+        (answer[0]["seq"].as_u64().unwrap(), field("message_id"), field("client_id"), answer[0]["duplicate"] == true)
+    };
+    let mut probe = Probe::new(&world).await;
+    let (mut expected, mut others) = (Vec::new(), Vec::new());
+    for n in 0..4 {
+        // All messages of the name that are there are older than its lifetime.
+        probe.begin().await;
+        until("the lifetime to pass", async || !probe.is_remembered().await).await;
+        if n == 2 {
+            // Postgres is behind from here on.
+            world.persisted().await;
+            persister.signal(Signal::STOP);
+        }
+        loop {
+            probe.begin().await;
+            let mut heard = Vec::new();
+            let first = sent(&mut left, &mut heard).await;
+            assert!(!first.3, "taken for a repeat of {expected:?}");
+            let (left_again, right_again) = tokio::join!(sent(&mut left, &mut heard), sent(&mut right, &mut others));
+            let within = probe.is_remembered().await;
+            expected.push(first.0);
+            while !heard.iter().any(|it| it["seq"] == first.0) {
+                heard.extend(new_message(&left.expect("42[\"new_message\",").await));
+            }
+            let message = heard.iter().find(|it| it["seq"] == first.0).unwrap();
+            assert_eq!((&message["temp_id"], message["client_id"].as_str()), (&json!(1), Some(&*first.2)));
+            if within {
+                let repeat = (first.0, first.1, first.2, true);
+                assert_eq!((&left_again, &right_again), (&repeat, &repeat));
+                break;
+            }
+            // Too slow to tell: the second ones may have been new messages.
+            expected.extend([left_again, right_again].into_iter().filter(|it| !it.3).map(|it| it.0));
+            probe.begin().await;
+            until("the lifetime to pass", async || !probe.is_remembered().await).await;
+        }
+    }
+    persister.signal(Signal::CONT);
+    world.persisted().await;
+    let page = world.get(&one, "bob", &messages_of(&chat)).await.body;
+    let mut stored: Vec<u64> =
+        page["results"].as_array().unwrap().iter().map(|it| it["seq"].as_u64().unwrap()).collect();
+    stored.sort_unstable();
+    assert_eq!(stored, expected);
+}
+
 }
 
 #[tokio::test]
