@@ -316,8 +316,36 @@ async fn a_client_that_polls_too_seldom_is_a_slow_reader() {
     })
     .await;
     assert_eq!(slow.get().await.body, json!(closing("too_slow", 4008)));
-    assert_eq!(slow.get().await.body, json!(1), "the end of the transport, by itself");
-    assert_eq!(slow.get().await.body["code"], 1, "the session is over");
+    // Asked again for a session that is over, a client begins another one.
+    for _ in 0..2 {
+        let over = slow.get().await;
+        assert_eq!((over.status, &over.body["code"]), (400, &json!(1)));
+    }
+}
+
+#[tokio::test]
+async fn answer_to_a_poll_has_sixteen_packets_at_most() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let poller = Poller::come(&world, &gateway, "ann").await;
+    let events: Vec<String> = (0..40).map(|n| format!("42{n}[\"leave_conversation\",{{}}]")).collect();
+    // What breaks the protocol ends the session after all answers.
+    poller.post(&format!("{}\u{1e}b", events.join("\u{1e}"))).await;
+    let mut packets = Vec::new();
+    loop {
+        let body = poller.get().await.body;
+        let Some(body) = body.as_str() else {
+            assert_eq!(body, json!(1));
+            break;
+        };
+        let before = packets.len();
+        packets.extend(body.split('\u{1e}').map(str::to_owned));
+        assert!(packets.len() - before <= 16, "{body}");
+    }
+    let answers: Vec<&String> = packets.iter().filter(|packet| packet.starts_with("43")).collect();
+    assert_eq!(answers.len(), 40);
+    assert!(answers.iter().zip(0..).all(|(answer, n)| answer.starts_with(&format!("43{n}["))), "{answers:?}");
+    assert_eq!(packets[packets.len() - 2..], [closing("binary_frame", 4500), "41".into()]);
 }
 
 #[tokio::test]
@@ -372,7 +400,8 @@ async fn overlapping_posts_end_the_session_and_the_client_comes_back() {
     }
     assert_eq!((second.status, &second.body["code"]), (400, &json!(3)));
     assert_eq!(poller.get().await.body, json!(closing("overlapping_requests", 4011)));
-    assert_eq!(poller.get().await.body, json!(1));
+    let over = poller.get().await;
+    assert_eq!((over.status, &over.body["code"]), (400, &json!(1)));
 }
 
 #[tokio::test]
@@ -465,35 +494,6 @@ async fn a_temp_id_names_a_message_of_one_page() {
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
-    let world = World::new().await;
-    let gateway = world.gateway().await;
-    let bodies = [("frame_too_large", 413, vec![b'4'; 20_481]), ("invalid_utf8", 400, b"42[\"\xff\"]".to_vec())];
-    for (code, status, body) in bodies {
-        let poller = Poller::come(&world, &gateway, "ann").await;
-        let answered = Cell::new(false);
-        let post = async {
-            let answer = answer(poller.request(Method::POST).body(body.clone())).await;
-            answered.set(true);
-            answer.status
-        };
-        let fetch = async {
-            let goodbye = poller.get().await.body;
-            assert_eq!(goodbye, json!(format!("{}\u{1e}41", closing(code, 4500))));
-            // A client that takes its time: the gateway has answered others meanwhile.
-            for _ in 0..20 {
-                assert!(world.is_ready(&gateway).await);
-            }
-            assert!(!answered.get(), "{code}: answered before the end was fetched");
-            assert_eq!(poller.get().await.body, json!(1));
-        };
-        let (answered, ()) = tokio::join!(post, fetch);
-        assert_eq!(answered, status, "{code}");
-    }
-    // Nobody fetches it, and the request is answered all the same.
-    let large = Poller::open(&world, &gateway).await;
-    assert_eq!(large.post(&"4".repeat(20_481)).await.status, 413);
-#[tokio::test]
 async fn repeated_temp_id_is_a_new_message_once_its_lifetime_is_over() {
     let world = World::new().await;
     let launch = || {
@@ -568,6 +568,35 @@ async fn repeated_temp_id_is_a_new_message_once_its_lifetime_is_over() {
     assert_eq!(stored, expected);
 }
 
+#[tokio::test]
+async fn a_request_that_breaks_the_protocol_is_answered_after_the_goodbye() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let bodies = [("frame_too_large", 413, vec![b'4'; 20_481]), ("invalid_utf8", 400, b"42[\"\xff\"]".to_vec())];
+    for (code, status, body) in bodies {
+        let poller = Poller::come(&world, &gateway, "ann").await;
+        let answered = Cell::new(false);
+        let post = async {
+            let answer = answer(poller.request(Method::POST).body(body.clone())).await;
+            answered.set(true);
+            answer.status
+        };
+        let fetch = async {
+            let goodbye = poller.get().await.body;
+            assert_eq!(goodbye, json!(format!("{}\u{1e}41", closing(code, 4500))));
+            // A client that takes its time: the gateway has answered others meanwhile.
+            for _ in 0..20 {
+                assert!(world.is_ready(&gateway).await);
+            }
+            assert!(!answered.get(), "{code}: answered before the end was fetched");
+            assert_eq!(poller.get().await.body, json!(1));
+        };
+        let (answered, ()) = tokio::join!(post, fetch);
+        assert_eq!(answered, status, "{code}");
+    }
+    // Nobody fetches it, and the request is answered all the same.
+    let large = Poller::open(&world, &gateway).await;
+    assert_eq!(large.post(&"4".repeat(20_481)).await.status, 413);
 }
 
 #[tokio::test]
