@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Parser};
@@ -55,6 +56,10 @@ pub struct Config {
     /// loaded again is back by then.
     #[arg(long, env = "PARTYLINE_PRESENCE_GRACE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=300))]
     pub presence_grace_seconds: u32,
+    /// Socket.IO: seconds after a message in which the same `temp_id` with the same fields is a repeat of it; later it is a
+    /// new message. JetStream's window (`PARTYLINE_DEDUP_SECONDS`) at least. The same on all nodes.
+    #[arg(long, env = "PARTYLINE_TEMP_ID_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub temp_id_seconds: u32,
     #[command(flatten)]
     pub limits: LimitSettings,
     #[command(flatten)]
@@ -149,6 +154,14 @@ impl LimitSettings {
             ping_interval_ms: u64::from(self.ping_seconds) * 1_000,
             idle_timeout_ms: u64::from(self.idle_seconds) * 1_000,
         }
+    }
+}
+
+impl Config {
+    /// Returns how long after a message the same `temp_id` is a repeat. JetStream takes it for one within its window.
+    #[must_use]
+    pub fn temp_id_lifetime(&self) -> Duration {
+        Duration::from_secs(u64::from(self.temp_id_seconds.max(self.nats.dedup_seconds)))
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod seq;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -306,6 +308,20 @@ pub struct SendMessage {
     pub metadata: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "seq::optional")]
     pub reply_to: Option<Seq>,
+    /// Set if the transport made `client_id` of a name that may mean another message later.
+    #[serde(skip)]
+    pub temporary: Option<TemporaryName>,
+}
+
+/// A name that means a message for a limited time, in which another one of that name is a repeat. Its `client_id`
+/// changes when a period as long as that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TemporaryName {
+    /// The same in every period.
+    pub root: ClientId,
+    /// The `client_id` of the period before.
+    pub previous: ClientId,
+    pub lifetime: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]

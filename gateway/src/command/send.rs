@@ -12,7 +12,10 @@ use partyline_shared::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{sent::Sent, typing};
+use super::{
+    sent::{Names, Sent},
+    typing,
+};
 use crate::{
     app::Chat,
     authorise,
@@ -51,13 +54,14 @@ pub async fn send(
     let permit = authorise::send(who, &membership)?;
     let content = validate::content(&command.content)?;
     let metadata = validate::metadata(command.metadata.take())?;
-    let client_id = command.client_id;
-    let spent = match admit(chat, who, &command, entrance).await {
+    let names = Names::of(&command);
+    let client_id = names.client_id;
+    let spent = match admit(chat, who, &command, &names, entrance).await {
         Ok(Admitted::New(spent)) => spent,
-        Ok(Admitted::Repeat(first)) => return Ok(again(conversation_id, client_id, first)),
+        Ok(Admitted::Repeat(first)) => return Ok(again(conversation_id, first)),
         // What it is refused for may have come about since it was stored. A repeat is never refused for that.
-        Err(refusal) => match chat.sent.find_recent(conversation_id, &who.user_id, client_id).await {
-            Ok(Some(first)) => return Ok(again(conversation_id, client_id, first)),
+        Err(refusal) => match chat.sent.find_recent(conversation_id, &who.user_id, &names).await {
+            Ok(Some(first)) => return Ok(again(conversation_id, first)),
             Ok(None) | Err(_) => return Err(refusal),
         },
     };
@@ -77,11 +81,12 @@ pub async fn send(
     };
     let (message_id, created_at) = (message.message_id, message.created_at);
     let event = Event::NewMessage(message);
-    let appended = chat.log.append(permit, &event, Some(dedup_id(conversation_id, &who.user_id, client_id))).await?;
+    let dedup = dedup_id(conversation_id, &who.user_id, names.for_window());
+    let appended = chat.log.append(permit, &event, Some(dedup)).await?;
     if appended.duplicate {
         chat.budget.give_back(spent);
         let first = chat.sent.at(conversation_id, appended.seq).await?;
-        return Ok(again(conversation_id, client_id, first));
+        return Ok(again(conversation_id, first));
     }
     metrics::message_taken(false);
     typing::end_by_message(chat, who, conversation_id);
@@ -102,9 +107,15 @@ enum Admitted {
 }
 
 /// Recognises a repeat, then refuses what depends on more than the message itself.
-async fn admit(chat: &Chat, who: &Identity, command: &SendMessage, entrance: Entrance) -> Result<Admitted, Refusal> {
+async fn admit(
+    chat: &Chat,
+    who: &Identity,
+    command: &SendMessage,
+    names: &Names,
+    entrance: Entrance,
+) -> Result<Admitted, Refusal> {
     let conversation_id = command.conversation_id;
-    if let Some(sent) = chat.sent.find(conversation_id, &who.user_id, command.client_id).await? {
+    if let Some(sent) = chat.sent.find(conversation_id, &who.user_id, names).await? {
         return Ok(Admitted::Repeat(sent));
     }
     if command.message_type == Some(MessageType::System) && !who.service {
@@ -117,11 +128,11 @@ async fn admit(chat: &Chat, who: &Identity, command: &SendMessage, entrance: Ent
     Ok(Admitted::New(chat.budget.spend(who, entrance).await?))
 }
 
-fn again(conversation_id: ConversationId, client_id: ClientId, first: Sent) -> SendAck {
+fn again(conversation_id: ConversationId, first: Sent) -> SendAck {
     metrics::message_taken(true);
     SendAck {
         conversation_id,
-        client_id,
+        client_id: first.client_id,
         message_id: first.message_id,
         seq: first.seq,
         created_at: first.created_at,

@@ -5,17 +5,17 @@
 use std::{sync::Arc, time::Duration};
 
 use partyline_shared::{
-    event::Event,
+    event::{Event, Message},
     ids::{ClientId, ConversationId, MessageId, Seq, UserId},
     timestamp::Timestamp,
-    wire::Refusal,
+    wire::{Refusal, SendMessage, TemporaryName},
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::{
     history,
     log::{Log, Watermark},
-    store::Store,
+    store::{self, Store},
     tasks,
 };
 
@@ -39,12 +39,68 @@ enum From {
     Since(Timestamp),
 }
 
+/// Which earlier copies of a message a search must find.
+#[derive(Clone, Copy, Debug)]
+enum Copies {
+    /// Those that JetStream's window may no longer cover, if Postgres does not have them.
+    PastWindow,
+    /// Those that the window covers.
+    WithinWindow,
+}
+
 /// A message that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
+    /// The name that it is stored under.
+    pub client_id: ClientId,
     pub seq: Seq,
     pub message_id: MessageId,
     pub created_at: Timestamp,
+}
+
+impl Sent {
+    fn of(message: &Message, seq: Seq) -> Self {
+        Self { client_id: message.client_id, seq, message_id: message.message_id, created_at: message.created_at }
+    }
+}
+
+/// The names that copies of a message may be stored under.
+#[derive(Clone, Copy, Debug)]
+pub struct Names {
+    /// The name that it is stored under from now on.
+    pub client_id: ClientId,
+    temporary: Option<TemporaryName>,
+}
+
+impl Names {
+    #[must_use]
+    pub fn of(message: &SendMessage) -> Self {
+        Self { client_id: message.client_id, temporary: message.temporary }
+    }
+
+    #[must_use]
+    pub fn include(&self, client_id: ClientId) -> bool {
+        client_id == self.client_id || self.temporary.is_some_and(|name| name.previous == client_id)
+    }
+
+    /// Returns the name by which JetStream recognises copies that come within its window.
+    #[must_use]
+    pub fn for_window(&self) -> ClientId {
+        self.temporary.map_or(self.client_id, |name| name.root)
+    }
+
+    /// Whether a message that is stored under one of the names is a copy of this one.
+    fn is_copy(&self, sent: &Sent) -> bool {
+        sent.client_id == self.client_id
+            || self
+                .temporary
+                .is_some_and(|name| name.previous == sent.client_id && sent.created_at.age() < name.lifetime)
+    }
+
+    /// How old a copy may be if the name does not tell when it was made.
+    fn oldest_copy(&self) -> Duration {
+        self.temporary.map_or(UNDATED_REPEATS, |name| name.lifetime)
+    }
 }
 
 type Key = (ConversationId, UserId, ClientId);
@@ -74,7 +130,7 @@ impl SentMessages {
         Self { store, log, window, asked }
     }
 
-    /// The first message of this name, if JetStream's window may have passed it by.
+    /// The first message of these names, if JetStream's window may have passed it by.
     ///
     /// # Errors
     /// `unavailable` if it can't be judged while Postgres is away.
@@ -82,39 +138,19 @@ impl SentMessages {
         &self,
         conversation: ConversationId,
         sender: &UserId,
-        client_id: ClientId,
+        names: &Names,
     ) -> Result<Option<Sent>, Refusal> {
         // Before Postgres is asked, so that nothing slips from the tail into Postgres unseen.
         let watermark = self.log.recent_watermark(conversation).await?;
-        let made = Timestamp::of_uuid(client_id.0);
-        match self.ask(conversation, sender, client_id).await {
+        let is_away = match self.ask(conversation, sender, names).await {
             Ok(Some(sent)) => return Ok(Some(sent)),
-            Ok(None) => {}
-            Err(PostgresAway) => {
-                // The log can judge the name if it holds all that was stored since the name can have been made.
-                // A name from the future carries no time either.
-                let (since, is_held) = match made.filter(|made| made.age() >= -AHEAD) {
-                    Some(made) if self.is_fresh(made) => return Ok(None),
-                    Some(made) => {
-                        let since = self.before(made, self.margin());
-                        (since, self.log.holds_since(conversation, since))
-                    }
-                    None => {
-                        let since = self.before(Timestamp::now(), UNDATED_REPEATS);
-                        // A log that begins with the first event of all lacks nothing, however young it is.
-                        (since, watermark.first <= 1 || self.log.holds_since(conversation, since))
-                    }
-                };
-                if !is_held {
-                    return Err(Refusal::unavailable("the database"));
-                }
-                return self.search(conversation, From::Since(since), sender, client_id).await;
-            }
+            Ok(None) => false,
+            Err(PostgresAway) => true,
+        };
+        match self.search_start(conversation, names, &watermark, is_away, Copies::PastWindow)? {
+            Some(start) => self.search(conversation, start, sender, names).await,
+            None => Ok(None),
         }
-        if self.covers(&watermark) || made.is_some_and(|made| self.is_fresh(made)) {
-            return Ok(None);
-        }
-        self.search(conversation, From::After(watermark.floor), sender, client_id).await
     }
 
     /// Finds a message that was stored so recently that [`Self::find`] leaves it to JetStream's window. For a message that
@@ -126,15 +162,50 @@ impl SentMessages {
         &self,
         conversation: ConversationId,
         sender: &UserId,
-        client_id: ClientId,
+        names: &Names,
     ) -> Result<Option<Sent>, Refusal> {
         let watermark = self.log.recent_watermark(conversation).await?;
-        let from = if self.covers(&watermark) && !self.store.is_away() {
-            From::After(watermark.floor)
-        } else {
-            From::Since(self.before(Timestamp::now(), self.window))
-        };
-        self.search(conversation, from, sender, client_id).await
+        match self.search_start(conversation, names, &watermark, self.store.is_away(), Copies::WithinWindow)? {
+            Some(start) => self.search(conversation, start, sender, names).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Where a search of the log begins, if there may be copies to find.
+    ///
+    /// # Errors
+    /// `unavailable` if the log does not reach back as far as there may be copies, and Postgres is away.
+    fn search_start(
+        &self,
+        conversation: ConversationId,
+        names: &Names,
+        watermark: &Watermark,
+        is_away: bool,
+        copies: Copies,
+    ) -> Result<Option<From>, Refusal> {
+        let is_covered = self.covers(watermark);
+        // A name from the future carries no time either.
+        let made = Timestamp::of_uuid(names.client_id.0).filter(|made| made.age() >= -AHEAD);
+        match (copies, is_away) {
+            (Copies::WithinWindow, false) if is_covered => Ok(Some(From::After(watermark.floor))),
+            (Copies::WithinWindow, _) => Ok(Some(From::Since(self.before(Timestamp::now(), self.window)))),
+            (Copies::PastWindow, _) if made.is_some_and(|made| self.is_fresh(made)) => Ok(None),
+            (Copies::PastWindow, false) => Ok((!is_covered).then_some(From::After(watermark.floor))),
+            // The log can judge the name if it holds all that was stored since the first copy can have been.
+            (Copies::PastWindow, true) => {
+                let since = match made {
+                    Some(made) => self.before(made, self.margin()),
+                    None => self.before(Timestamp::now(), names.oldest_copy()),
+                };
+                // A log that begins with the first event of all lacks nothing, however young it is.
+                let is_whole = made.is_none() && watermark.first <= 1;
+                if is_whole || self.log.holds_since(conversation, since) {
+                    Ok(Some(From::Since(since)))
+                } else {
+                    Err(Refusal::unavailable("the database"))
+                }
+            }
+        }
     }
 
     /// Half of JetStream's window: the other half is left for the request itself, and for a client's clock that is wrong.
@@ -148,16 +219,24 @@ impl SentMessages {
     }
 
     /// Whether a name was made so recently that JetStream's window covers every copy of its message. A clock may be ahead
-    /// by half the window: a repeat still comes within it. A name from the future tells nothing.
+    /// by half the window: a repeat still comes within it.
     fn is_fresh(&self, made: Timestamp) -> bool {
-        made.age() >= -AHEAD && made.age() < self.margin()
+        made.age() < self.margin()
     }
 
     fn before(&self, at: Timestamp, by: Duration) -> Timestamp {
         at.to_datetime().checked_sub(by.try_into().unwrap_or_default()).map_or(at, Timestamp::from)
     }
 
-    async fn ask(&self, conversation: ConversationId, sender: &UserId, client_id: ClientId) -> Answer {
+    /// Asks Postgres for all the names in one query.
+    async fn ask(&self, conversation: ConversationId, sender: &UserId, names: &Names) -> Answer {
+        let current = self.ask_for(conversation, sender, names.client_id);
+        let Some(temporary) = names.temporary else { return current.await };
+        let (current, previous) = tokio::join!(current, self.ask_for(conversation, sender, temporary.previous));
+        Ok(current?.or(previous?.filter(|sent| names.is_copy(sent))))
+    }
+
+    async fn ask_for(&self, conversation: ConversationId, sender: &UserId, client_id: ClientId) -> Answer {
         if self.store.is_away() {
             return Err(PostgresAway);
         }
@@ -173,7 +252,7 @@ impl SentMessages {
         conversation: ConversationId,
         from: From,
         sender: &UserId,
-        client_id: ClientId,
+        names: &Names,
     ) -> Result<Option<Sent>, Refusal> {
         let mut entries = match from {
             From::After(after) => self.log.read_after(conversation, after, TAIL).await?,
@@ -182,14 +261,11 @@ impl SentMessages {
         while let Some(last) = entries.last() {
             for entry in &entries {
                 if let Ok(Event::NewMessage(message)) = Event::from_json(&entry.payload)
-                    && message.client_id == client_id
                     && message.sender_id == *sender
+                    && let sent = Sent::of(&message, entry.seq)
+                    && names.is_copy(&sent)
                 {
-                    return Ok(Some(Sent {
-                        seq: entry.seq,
-                        message_id: message.message_id,
-                        created_at: message.created_at,
-                    }));
+                    return Ok(Some(sent));
                 }
             }
             entries = self.log.read_after(conversation, last.seq, TAIL).await?;
@@ -204,7 +280,7 @@ impl SentMessages {
     pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Sent, Refusal> {
         let found = history::original(&self.store, &self.log, conversation, seq).await?;
         let found = found.ok_or_else(|| Refusal::unavailable("the log"))?;
-        Ok(Sent { seq, message_id: found.message_id, created_at: found.created_at })
+        Ok(Sent::of(&found, seq))
     }
 }
 
@@ -215,9 +291,18 @@ async fn look_up(store: Arc<Store>, asked: Arc<Mutex<mpsc::UnboundedReceiver<Ask
     while asked.lock().await.recv_many(&mut batch, BATCH).await > 0 {
         let (keys, replies): (Vec<Key>, Vec<_>) = batch.drain(..).unzip();
         let answers: Vec<Answer> = match store.find_sent(&mut connection, &keys).await {
-            Ok(found) => found
-                .into_iter()
-                .map(|it| Ok(it.map(|it| Sent { seq: it.seq, message_id: it.message_id, created_at: it.created_at })))
+            Ok(found) => keys
+                .iter()
+                .zip(found)
+                .map(|((_, _, client_id), found)| {
+                    let sent = |it: store::Sent| Sent {
+                        client_id: *client_id,
+                        seq: it.seq,
+                        message_id: it.message_id,
+                        created_at: it.created_at,
+                    };
+                    Ok(found.map(sent))
+                })
                 .collect(),
             Err(error) => {
                 tracing::warn!(%error, "sent messages not looked up");

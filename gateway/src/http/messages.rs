@@ -130,6 +130,7 @@ pub(super) async fn send(
         message_type: body.message_type,
         metadata: body.metadata,
         reply_to: body.reply_to,
+        temporary: None,
     };
     let chat = gateway.chat.clone();
     let sent = async move { sending::send(&chat, &who, message, Entrance::Request).await };

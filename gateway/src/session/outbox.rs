@@ -132,12 +132,14 @@ impl Outbox {
         self.ephemeral = self.waiting.iter().filter(|it| it.class == Class::Ephemeral).count();
     }
 
-    /// Takes everything, whole frames only: for a transport that fetches instead of being written to.
-    pub fn take(&mut self) -> Vec<Bytes> {
+    /// Takes the oldest frames, at most `max`, whole ones only: for a transport that fetches instead of being written to.
+    pub fn take(&mut self, max: usize) -> Vec<Bytes> {
         debug_assert_eq!(self.written, 0);
-        self.bytes = 0;
-        self.ephemeral = 0;
-        std::mem::take(&mut self.waiting).into_iter().map(|it| it.bytes).collect()
+        let rest = self.waiting.split_off(max.min(self.waiting.len()));
+        let taken = std::mem::replace(&mut self.waiting, rest);
+        self.bytes -= taken.iter().map(|it| it.bytes.len()).sum::<usize>();
+        self.ephemeral -= taken.iter().filter(|it| it.class == Class::Ephemeral).count();
+        taken.into_iter().map(|it| it.bytes).collect()
     }
 
     /// Writes until all is written or `write` says `WouldBlock`.
@@ -263,8 +265,11 @@ mod tests {
         outbox.abandon();
         assert_eq!((count(&outbox), outbox.is_empty()), (0, true));
         outbox.push(&typing, 4 * size).unwrap();
-        assert_eq!(outbox.take().len(), 1);
-        assert_eq!(count(&outbox), 0);
+        outbox.push(&message, 4 * size).unwrap();
+        assert_eq!(outbox.take(1).len(), 1);
+        assert_eq!((count(&outbox), outbox.bytes()), (0, size));
+        assert_eq!(outbox.take(9).len(), 1);
+        assert_eq!((outbox.bytes(), outbox.is_empty()), (0, true));
     }
 
     #[test]

@@ -214,11 +214,12 @@ impl<W: Wire> Pipe<W> {
         }
     }
 
-    /// Takes all that waits, for a transport that doesn't write by itself.
-    pub fn take(&self) -> Vec<Bytes> {
+    /// Takes the oldest of what waits, at most `max` frames, for a transport that doesn't write by itself.
+    pub fn take(&self, max: usize) -> Vec<Bytes> {
         let mut out = self.out.lock();
-        out.waiting_since = None;
-        out.queue.take()
+        let taken = out.queue.take(max);
+        out.waiting_since = if out.queue.is_empty() { None } else { NonZeroU64::new(clock::millis()) };
+        taken
     }
 
     /// Whether something waits to be taken.

@@ -1,11 +1,12 @@
 //! From an event of a client to the command that every transport knows. A client of the replaced server may name a
 //! message by any `temp_id`, or not at all, and mark a conversation as read without a `seq`.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use partyline_shared::{
     ids::{ClientId, UserId},
-    wire::{Command, ErrorCode, MAX_REF_BYTES, MAX_SEQ, Refusal},
+    timestamp::Timestamp,
+    wire::{Command, ErrorCode, MAX_REF_BYTES, MAX_SEQ, Refusal, TemporaryName},
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -22,21 +23,32 @@ pub struct Asked {
     pub temp_id: Option<Box<str>>,
 }
 
+/// What the `temp_id`s of a connection depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Naming<'a> {
+    pub user: &'a UserId,
+    /// Tells the pages of one user apart, and is the same after a reconnection.
+    pub page: Uuid,
+    /// How long the same name with the same fields is a repeat.
+    pub lifetime: Duration,
+    pub now: Timestamp,
+}
+
 impl Asked {
-    /// Reads an event of a user; `page` tells the pages of one user apart, and is the same after a reconnection.
+    /// Reads an event.
     #[must_use]
-    pub fn read(name: &str, argument: Option<&RawValue>, user: &UserId, page: Uuid) -> Self {
+    pub fn read(name: &str, argument: Option<&RawValue>, naming: &Naming<'_>) -> Self {
         let mut asked = Self { command: Err(bad_request("an event carries one object")), temp_id: None };
         let Some(fields) = argument.map(RawValue::get).filter(|text| text.starts_with('{')) else { return asked };
         asked.command = match name {
-            "send_message" => asked.read_message(fields, user, page),
+            "send_message" => asked.read_message(fields, naming),
             "mark_read" => read_marker(fields),
             _ => Command::parse(name, fields),
         };
         asked
     }
 
-    fn read_message(&mut self, fields: &str, user: &UserId, page: Uuid) -> Result<Command, Refusal> {
+    fn read_message(&mut self, fields: &str, naming: &Naming<'_>) -> Result<Command, Refusal> {
         #[derive(Deserialize)]
         struct Names<'a> {
             client_id: Option<IgnoredAny>,
@@ -55,8 +67,18 @@ impl Asked {
         if names.client_id.is_some() {
             return Command::parse("send_message", fields);
         }
-        let client_id = if self.temp_id.is_some() { derived(user, page, fields) } else { ClientId::generate() };
-        Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\""))?)
+        let (client_id, temporary) = if self.temp_id.is_some() {
+            let (client_id, temporary) = naming.derive(fields);
+            (client_id, Some(temporary))
+        } else {
+            (ClientId::generate(), None)
+        };
+        let mut command =
+            Command::parse("send_message", &with_field(fields, "client_id", &format!("\"{client_id}\""))?)?;
+        if let Command::SendMessage(message) = &mut command {
+            message.temporary = temporary;
+        }
+        Ok(command)
     }
 }
 
@@ -87,11 +109,21 @@ fn with_field(object: &str, name: &str, json: &str) -> Result<String, Refusal> {
     set().map_err(|error| bad_request(error.to_string()))
 }
 
-/// A client that repeats a message repeats it whole, from the page that made its `temp_id`. Another page may count its
-/// `temp_id`s from 1 as well, and means another message by the same words.
-fn derived(user: &UserId, page: Uuid, fields: &str) -> ClientId {
-    let name = [user.as_str().as_bytes(), &[0], page.as_bytes(), fields.as_bytes()].concat();
-    ClientId(Uuid::new_v5(&NAMESPACE, &name))
+impl Naming<'_> {
+    /// Makes the `client_id` of a message. A client that repeats a message repeats it whole, from the page that made its
+    /// `temp_id`, and soon. Another page, or the same one later, may count its `temp_id`s from 1 again and means another
+    /// message by the same words. So the `client_id` is another one in each period as long as a repeat is one, and a
+    /// repeat is found under the one of this period or of the period before.
+    fn derive(&self, fields: &str) -> (ClientId, TemporaryName) {
+        let name = [self.user.as_str().as_bytes(), &[0], self.page.as_bytes(), fields.as_bytes()].concat();
+        let root = Uuid::new_v5(&NAMESPACE, &name);
+        let length = i64::try_from(self.lifetime.as_millis()).unwrap_or(i64::MAX).max(1);
+        let period = self.now.unix_millis().div_euclid(length);
+        let of_period = |period: i64| ClientId(Uuid::new_v5(&root, &period.to_be_bytes()));
+        let temporary =
+            TemporaryName { root: ClientId(root), previous: of_period(period - 1), lifetime: self.lifetime };
+        (of_period(period), temporary)
+    }
 }
 
 /// Tells the pages of one user apart, as far as a client can: by a `nonce` of its own, or by the `pid` that this server
@@ -128,6 +160,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use partyline_shared::wire::SendMessage;
+    use time::OffsetDateTime;
 
     use super::*;
 
@@ -135,9 +168,17 @@ mod tests {
 
     const PAGE: Uuid = Uuid::from_u128(7);
 
+    const LIFETIME: Duration = Duration::from_secs(600);
+
+    fn naming(user: &UserId) -> Naming<'_> {
+        // In the middle of a period.
+        let now = OffsetDateTime::from_unix_timestamp(1_800_000_300).unwrap().into();
+        Naming { user, page: PAGE, lifetime: LIFETIME, now }
+    }
+
     fn asked(name: &str, fields: &str, user: &str) -> Asked {
         let raw = RawValue::from_string(fields.into()).unwrap();
-        Asked::read(name, Some(&raw), &UserId::new(user).unwrap(), PAGE)
+        Asked::read(name, Some(&raw), &naming(&UserId::new(user).unwrap()))
     }
 
     fn sent(fields: &str, user: &str) -> (SendMessage, Option<Box<str>>) {
@@ -162,8 +203,28 @@ mod tests {
         assert_ne!(sent("\"content\":\"hi\",\"temp_id\":\"2\"", "u").0.client_id, first.client_id);
         assert_eq!(sent("\"content\":\"hi\",\"temp_id\":17", "u").1.as_deref(), Some("17"));
         let user = UserId::new("u").unwrap();
-        assert_eq!(derived(&user, PAGE, "x"), derived(&user, PAGE, "x"));
-        assert_ne!(derived(&user, PAGE, "x"), derived(&user, Uuid::from_u128(8), "x"));
+        let other_page = Naming { page: Uuid::from_u128(8), ..naming(&user) };
+        assert_eq!(naming(&user).derive("x"), naming(&user).derive("x"));
+        assert_ne!(naming(&user).derive("x").1.root, other_page.derive("x").1.root);
+        assert_eq!(sent("\"content\":\"hi\"", "u").0.temporary, None);
+    }
+
+    #[test]
+    fn client_id_of_a_temp_id_lasts_for_two_periods() {
+        let user = UserId::new("u").unwrap();
+        let after = |seconds: i64| {
+            let now = naming(&user).now.to_datetime() + time::Duration::seconds(seconds);
+            Naming { now: now.into(), ..naming(&user) }.derive("x")
+        };
+        let (first, temporary) = after(0);
+        assert_eq!(temporary.lifetime, LIFETIME);
+        assert_eq!(after(299), (first, temporary));
+        let (next, of_next) = after(301);
+        assert_ne!(next, first);
+        assert_eq!((of_next.previous, of_next.root), (first, temporary.root));
+        let (later, of_later) = after(901);
+        assert!(later != first && of_later.previous == next);
+        assert_eq!(of_later.root, temporary.root);
     }
 
     #[test]
@@ -209,7 +270,7 @@ mod tests {
         assert_eq!(code("send_message", &format!("{{\"temp_id\":\"{}\"}}", "x".repeat(127))), ErrorCode::BadRequest);
         assert_eq!(code("send_message", "[]"), ErrorCode::BadRequest);
         assert_eq!(code("mark_read", "{}"), ErrorCode::BadRequest);
-        let none = Asked::read("typing", None, &UserId::new("u").unwrap(), PAGE).command;
+        let none = Asked::read("typing", None, &naming(&UserId::new("u").unwrap())).command;
         assert_eq!(none.unwrap_err().code, ErrorCode::BadRequest);
     }
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use partyline_shared::wire::{Command, ErrorCode, Refusal, Request};
+use partyline_shared::{
+    timestamp::Timestamp,
+    wire::{Command, ErrorCode, Refusal, Request},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    asked::{Asked, Page},
+    asked::{Asked, Naming, Page},
     late,
     packet::{Violation, parse_event},
     session::Session,
@@ -15,7 +18,8 @@ use super::{
     voice::Reply,
 };
 use crate::{
-    command, metrics,
+    command::{self, sent::Names},
+    metrics,
     server::Gateway,
     session::{
         conn::{Conn, Link},
@@ -120,8 +124,14 @@ async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, 
     };
     let Ok((name, argument)) = parse_event(json) else { return session.break_off(Violation("bad_packet")) };
     let chat = &gateway.chat;
-    let asked = Asked::read(&name, argument, &conn.user_id, session.page.get().copied().unwrap_or_default());
-    let client_id = if let Ok(Command::SendMessage(message)) = &asked.command { Some(message.client_id) } else { None };
+    let naming = Naming {
+        user: &conn.user_id,
+        page: session.page.get().copied().unwrap_or_default(),
+        lifetime: chat.config.temp_id_lifetime(),
+        now: Timestamp::now(),
+    };
+    let asked = Asked::read(&name, argument, &naming);
+    let names = if let Ok(Command::SendMessage(message)) = &asked.command { Some(Names::of(message)) } else { None };
     if let Ok(Command::JoinConversations(joins)) = &asked.command {
         // Each of them costs what a packet of its own costs.
         session.frames.count(u32::try_from(joins.conversations.len().saturating_sub(1)).unwrap_or(u32::MAX));
@@ -133,7 +143,7 @@ async fn event(gateway: &Arc<Gateway>, session: &Arc<Session>, id: Option<u64>, 
     session
         .voice
         .lock()
-        .begin(Reply { id, event, temp_id: asked.temp_id, is_for_many: name == "join_conversations" }, client_id);
+        .begin(Reply { id, event, temp_id: asked.temp_id, is_for_many: name == "join_conversations" }, names);
     command::run(chat, &conn, Request { reference: None, command: asked.command }).await;
     let mut voice = session.voice.lock();
     if let Some(answer) = voice.end() {

@@ -87,18 +87,34 @@ pub fn text(text: &str) -> Bytes {
 #[must_use]
 pub fn payload(frames: &[Bytes]) -> Vec<u8> {
     let mut body = Vec::with_capacity(frames.iter().map(Bytes::len).sum());
-    for mut rest in frames.iter().map(|frames| &frames[..]) {
-        while let Some((opcode, payload, next)) = split(rest) {
-            if opcode == 0x1 {
-                if !body.is_empty() {
-                    body.push(SEPARATOR as u8);
-                }
-                body.extend_from_slice(payload);
-            }
-            rest = next;
+    for text in texts(frames) {
+        if !body.is_empty() {
+            body.push(SEPARATOR as u8);
         }
+        body.extend_from_slice(text);
     }
     body
+}
+
+/// Whether the client is put out of the namespace by these frames.
+#[must_use]
+pub fn end_namespace(frames: &[Bytes]) -> bool {
+    texts(frames).any(|text| text == DISCONNECT.as_bytes())
+}
+
+fn texts(frames: &[Bytes]) -> impl Iterator<Item = &[u8]> {
+    frames.iter().flat_map(|frames| {
+        let mut rest = &frames[..];
+        std::iter::from_fn(move || {
+            while let Some((opcode, payload, next)) = split(rest) {
+                rest = next;
+                if opcode == 0x1 {
+                    return Some(payload);
+                }
+            }
+            None
+        })
+    })
 }
 
 /// The first frame's opcode and payload, and what follows it. Frames are our own, whole and unmasked.
@@ -140,5 +156,7 @@ mod tests {
         let broken = String::from_utf8(payload(&[Late::goodbye(CloseCode::ProtocolError, Some("bad_packet"), None)]));
         let why = "42[\"closing\",{\"code\":\"bad_packet\",\"close_code\":4500}]";
         assert_eq!(broken.unwrap().split(SEPARATOR).collect::<Vec<_>>(), [why, "41"]);
+        assert!(end_namespace(&[PING, Late::goodbye(CloseCode::Replaced, None, None)]));
+        assert!(!end_namespace(&[PING, Late::goodbye(CloseCode::TokenExpired, None, None), text("411")]));
     }
 }

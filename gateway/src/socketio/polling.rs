@@ -27,6 +27,10 @@ use crate::{clock, metrics, server::Gateway};
 /// Packets of the largest size that one request may bring: some clients send all that they have in one.
 const PACKETS_A_BODY: usize = 16;
 
+/// Frames in one answer. Python's client takes 16 packets at most, and the last frame may be two: why the connection is
+/// closed, and the end of the namespace.
+const FRAMES_AN_ANSWER: usize = 15;
+
 /// A request for packets. A newer one of the same session takes its place: browsers and proxies repeat requests.
 #[derive(Debug)]
 pub struct Place {
@@ -79,10 +83,13 @@ impl Place {
             return Some(text(NOOP.into()));
         }
         let (stage, was_closing) = (session.stage(), session.pipe.is_closing());
-        let waiting = if stage == Stage::WebSocket { Vec::new() } else { session.pipe.take() };
+        let waiting = if stage == Stage::WebSocket { Vec::new() } else { session.pipe.take(FRAMES_AN_ANSWER) };
         if !waiting.is_empty() {
             if session.pipe.is_closing() {
                 session.leave(gateway);
+            }
+            if late::end_namespace(&waiting) {
+                session.stays_away.store(true, Ordering::Release);
             }
             return Some(text(late::payload(&waiting)));
         }
@@ -93,7 +100,13 @@ impl Place {
         // and not hear why until it is back.
         was_closing.then(|| {
             session.end(gateway);
-            text(CLOSE.into())
+            if session.stays_away.load(Ordering::Acquire) {
+                text(CLOSE.into())
+            } else {
+                // As after a restart. Python's client comes back after a refused request, but not after Engine.IO's close
+                // packet; the official one does after both.
+                Problem::UnknownSession.into_response()
+            }
         })
     }
 }

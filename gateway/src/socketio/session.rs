@@ -74,6 +74,8 @@ pub struct Session {
     pub polls: AtomicU64,
     /// A request brings packets.
     pub posted: AtomicBool,
+    /// A polling client was put out of the namespace, so that it does not come back by itself.
+    pub stays_away: AtomicBool,
     /// Whoever polls shall answer now.
     pub poll_ends: Notify,
     /// Since when the sweeper has seen it closing, in node seconds; 0 if it has not.
@@ -104,6 +106,7 @@ impl Session {
             idle: Notify::new(),
             polls: AtomicU64::new(0),
             posted: AtomicBool::new(false),
+            stays_away: AtomicBool::new(false),
             poll_ends: Notify::new(),
             closing_since: AtomicU32::new(0),
         }

@@ -8,7 +8,10 @@ use partyline_shared::ids::ClientId;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::encode::{Class, Frame};
+use crate::{
+    command::sent::Names,
+    encode::{Class, Frame},
+};
 
 /// Messages whose `temp_id` a connection remembers until it has seen them.
 const TEMP_IDS: usize = 32;
@@ -36,17 +39,17 @@ pub struct Reply {
 #[derive(Debug, Default)]
 pub struct Voice {
     reply: Reply,
-    temp_ids: VecDeque<(ClientId, Box<str>)>,
+    temp_ids: VecDeque<(Names, Box<str>)>,
 }
 
 impl Voice {
     /// A command begins; until [`Self::end`] answers are its.
-    pub fn begin(&mut self, reply: Reply, client_id: Option<ClientId>) {
-        if let (Some(client_id), Some(temp_id)) = (client_id, &reply.temp_id) {
+    pub fn begin(&mut self, reply: Reply, names: Option<Names>) {
+        if let (Some(names), Some(temp_id)) = (names, &reply.temp_id) {
             if self.temp_ids.len() == TEMP_IDS {
                 self.temp_ids.pop_front();
             }
-            self.temp_ids.push_back((client_id, temp_id.clone()));
+            self.temp_ids.push_back((names, temp_id.clone()));
         }
         self.reply = reply;
     }
@@ -117,7 +120,7 @@ impl Voice {
             return Vec::new();
         }
         let Ok(Named { client_id }) = serde_json::from_slice(message) else { return Vec::new() };
-        let place = self.temp_ids.iter().position(|(id, _)| *id == client_id);
+        let place = self.temp_ids.iter().position(|(names, _)| names.include(client_id));
         let temp_id = place.and_then(|place| self.temp_ids.remove(place));
         temp_id.map(|(_, temp_id)| named_temp_id(&temp_id)).unwrap_or_default()
     }
@@ -198,6 +201,14 @@ fn object(head: &[&[u8]], fields: &[&[u8]], class: Class) -> Frame {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use partyline_shared::{
+        ids::ConversationId,
+        wire::{SendMessage, TemporaryName},
+    };
+    use serde_json::json;
+
     use super::*;
 
     fn heard(voice: &mut Voice, text: &str) -> Vec<String> {
@@ -280,13 +291,23 @@ mod tests {
         let message = format!("{{\"type\":\"new_message\",\"client_id\":\"{id}\"}}");
         let bare = format!("42[\"new_message\",{{\"client_id\":\"{id}\"}}]");
         assert_eq!(heard(&mut voice, &message), std::slice::from_ref(&bare));
-        voice.begin(reply(None, Some("17")), Some(id));
-        voice.end();
-        assert_eq!(
-            heard(&mut voice, &message),
-            [format!("42[\"new_message\",{{\"temp_id\":17,\"client_id\":\"{id}\"}}]")]
-        );
-        assert_eq!(heard(&mut voice, &message), [bare]);
+        let of = |client_id: ClientId, previous: ClientId| {
+            let name = json!({ "conversation_id": ConversationId::generate(), "client_id": client_id, "content": "x" });
+            let mut message: SendMessage = serde_json::from_value(name).unwrap();
+            message.temporary =
+                Some(TemporaryName { root: ClientId::generate(), previous, lifetime: Duration::from_secs(600) });
+            Names::of(&message)
+        };
+        // A repeat may find the message under the name of the period before.
+        for names in [of(id, ClientId::generate()), of(ClientId::generate(), id)] {
+            voice.begin(reply(None, Some("17")), Some(names));
+            voice.end();
+            assert_eq!(
+                heard(&mut voice, &message),
+                [format!("42[\"new_message\",{{\"temp_id\":17,\"client_id\":\"{id}\"}}]")]
+            );
+            assert_eq!(heard(&mut voice, &message), std::slice::from_ref(&bare));
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) async fn window_passed(world: &World) {
 }
 
 /// What JetStream remembers of published messages, seen by one of the test's own.
-struct Probe {
+pub(crate) struct Probe {
     js: jetstream::Context,
     /// In a conversation of its own, which nobody reads.
     subject: String,
@@ -71,7 +71,7 @@ struct Probe {
 }
 
 impl Probe {
-    async fn new(world: &World) -> Self {
+    pub(crate) async fn new(world: &World) -> Self {
         let js = jetstream::new(world.env.nats().await.unwrap());
         Self { js, subject: subjects::log(0, ConversationId::generate()), id: String::new() }
     }
@@ -82,13 +82,13 @@ impl Probe {
     }
 
     /// Publishes a new message.
-    async fn begin(&mut self) {
+    pub(crate) async fn begin(&mut self) {
         self.id = client_id();
         assert!(!self.publish().await);
     }
 
     /// Whether the window of everything that was published after that message has not passed yet.
-    async fn is_remembered(&self) -> bool {
+    pub(crate) async fn is_remembered(&self) -> bool {
         self.publish().await
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, collections::VecDeque, time::Duration};
 
-use devstack::testing::{Launch, Process};
+use devstack::testing::{Launch, Process, Signal};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    once::Probe,
     person::connect,
     support::{Answer, PATIENCE, World, answer, client_id, messages_of, until},
 };
@@ -315,8 +316,36 @@ async fn a_client_that_polls_too_seldom_is_a_slow_reader() {
     })
     .await;
     assert_eq!(slow.get().await.body, json!(closing("too_slow", 4008)));
-    assert_eq!(slow.get().await.body, json!(1), "the end of the transport, by itself");
-    assert_eq!(slow.get().await.body["code"], 1, "the session is over");
+    // Asked again for a session that is over, a client begins another one.
+    for _ in 0..2 {
+        let over = slow.get().await;
+        assert_eq!((over.status, &over.body["code"]), (400, &json!(1)));
+    }
+}
+
+#[tokio::test]
+async fn answer_to_a_poll_has_sixteen_packets_at_most() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let poller = Poller::come(&world, &gateway, "ann").await;
+    let events: Vec<String> = (0..40).map(|n| format!("42{n}[\"leave_conversation\",{{}}]")).collect();
+    // What breaks the protocol ends the session after all answers.
+    poller.post(&format!("{}\u{1e}b", events.join("\u{1e}"))).await;
+    let mut packets = Vec::new();
+    loop {
+        let body = poller.get().await.body;
+        let Some(body) = body.as_str() else {
+            assert_eq!(body, json!(1));
+            break;
+        };
+        let before = packets.len();
+        packets.extend(body.split('\u{1e}').map(str::to_owned));
+        assert!(packets.len() - before <= 16, "{body}");
+    }
+    let answers: Vec<&String> = packets.iter().filter(|packet| packet.starts_with("43")).collect();
+    assert_eq!(answers.len(), 40);
+    assert!(answers.iter().zip(0..).all(|(answer, n)| answer.starts_with(&format!("43{n}["))), "{answers:?}");
+    assert_eq!(packets[packets.len() - 2..], [closing("binary_frame", 4500), "41".into()]);
 }
 
 #[tokio::test]
@@ -371,7 +400,8 @@ async fn overlapping_posts_end_the_session_and_the_client_comes_back() {
     }
     assert_eq!((second.status, &second.body["code"]), (400, &json!(3)));
     assert_eq!(poller.get().await.body, json!(closing("overlapping_requests", 4011)));
-    assert_eq!(poller.get().await.body, json!(1));
+    let over = poller.get().await;
+    assert_eq!((over.status, &over.body["code"]), (400, &json!(1)));
 }
 
 #[tokio::test]
@@ -461,6 +491,81 @@ async fn a_temp_id_names_a_message_of_one_page() {
     let (seq, duplicate) = sent(&mut enter(&gateway, &nonce).await.0).await;
     assert!(!duplicate);
     assert_eq!(sent(&mut enter(&other_node, &nonce).await.0).await, (seq, true));
+}
+
+#[tokio::test]
+async fn repeated_temp_id_is_a_new_message_once_its_lifetime_is_over() {
+    let world = World::new().await;
+    let launch = || {
+        let lifetime = [("PARTYLINE_TEMP_ID_SECONDS", "3"), ("PARTYLINE_DEDUP_SECONDS", "3")];
+        lifetime.into_iter().fold(world.launch(), |launch, (name, value)| launch.env(name, value))
+    };
+    let (one, two) = (started(launch()).await, started(launch()).await);
+    let persister = world.env.persister().unwrap().env("PARTYLINE_DEDUP_SECONDS", "3").start().await.unwrap();
+    let chat = world.direct(&one, ["ann", "bob"]).await;
+    let page = json!({ "token": world.token("ann"), "nonce": "a page that lives long" });
+    let (mut left, mut right) = (enter(&one, &page).await.0, enter(&two, &page).await.0);
+    left.say(&joins(&chat)).await;
+    left.expect("42[\"joined_conversation\",").await;
+    let send = format!("426{}", json!(["send_message", { "conversation_id": chat, "temp_id": 1, "content": "ok" }]));
+    let new_message = |packet: &str| -> Option<Value> {
+        serde_json::from_str(packet.strip_prefix("42[\"new_message\",")?.strip_suffix(']')?).unwrap()
+    };
+    let sent = async |raw: &mut Raw, heard: &mut Vec<Value>| {
+        raw.say(&send).await;
+        let answer: Value = loop {
+            let packet = raw.read().await.unwrap();
+            heard.extend(new_message(&packet));
+            if let Some(answer) = packet.strip_prefix("436") {
+                break serde_json::from_str(answer).unwrap();
+            }
+        };
+        assert_eq!((&answer[0]["status"], &answer[0]["temp_id"]), (&json!("ok"), &json!(1)));
+        let field = |name: &str| answer[0][name].as_str().unwrap().to_owned();
+        (answer[0]["seq"].as_u64().unwrap(), field("message_id"), field("client_id"), answer[0]["duplicate"] == true)
+    };
+    let mut probe = Probe::new(&world).await;
+    let (mut expected, mut others) = (Vec::new(), Vec::new());
+    for n in 0..4 {
+        // All messages of the name that are there are older than its lifetime.
+        probe.begin().await;
+        until("the lifetime to pass", async || !probe.is_remembered().await).await;
+        if n == 2 {
+            // Postgres is behind from here on.
+            world.persisted().await;
+            persister.signal(Signal::STOP);
+        }
+        loop {
+            probe.begin().await;
+            let mut heard = Vec::new();
+            let first = sent(&mut left, &mut heard).await;
+            assert!(!first.3, "taken for a repeat of {expected:?}");
+            let (left_again, right_again) = tokio::join!(sent(&mut left, &mut heard), sent(&mut right, &mut others));
+            let within = probe.is_remembered().await;
+            expected.push(first.0);
+            while !heard.iter().any(|it| it["seq"] == first.0) {
+                heard.extend(new_message(&left.expect("42[\"new_message\",").await));
+            }
+            let message = heard.iter().find(|it| it["seq"] == first.0).unwrap();
+            assert_eq!((&message["temp_id"], message["client_id"].as_str()), (&json!(1), Some(&*first.2)));
+            if within {
+                let repeat = (first.0, first.1, first.2, true);
+                assert_eq!((&left_again, &right_again), (&repeat, &repeat));
+                break;
+            }
+            // Too slow to tell: the second ones may have been new messages.
+            expected.extend([left_again, right_again].into_iter().filter(|it| !it.3).map(|it| it.0));
+            probe.begin().await;
+            until("the lifetime to pass", async || !probe.is_remembered().await).await;
+        }
+    }
+    persister.signal(Signal::CONT);
+    world.persisted().await;
+    let page = world.get(&one, "bob", &messages_of(&chat)).await.body;
+    let mut stored: Vec<u64> =
+        page["results"].as_array().unwrap().iter().map(|it| it["seq"].as_u64().unwrap()).collect();
+    stored.sort_unstable();
+    assert_eq!(stored, expected);
 }
 
 #[tokio::test]
