@@ -68,6 +68,7 @@ struct Connection {
     tasks: Vec<AbortHandle>,
     drop_live: u32,
     drop_control: u32,
+    drop_answers: u32,
 }
 
 #[derive(Default)]
@@ -154,10 +155,15 @@ impl Nats {
         self.of(name, |connection| connection.drop_control += count);
     }
 
+    /// Each of the next batches of answers to a client loses a message.
+    pub(crate) fn drop_answers(&self, name: &str, count: u32) {
+        self.of(name, |connection| connection.drop_answers += count);
+    }
+
     /// No faults any more.
     pub(crate) fn heal(&self) {
         for connection in self.state.lock().connections.values_mut() {
-            (connection.drop_live, connection.drop_control) = (0, 0);
+            (connection.drop_live, connection.drop_control, connection.drop_answers) = (0, 0, 0);
         }
     }
 
@@ -362,29 +368,47 @@ impl Nats {
         }
     }
 
-    fn direct_get_batch(&self, state: &State, from: u64, reply: &str, name: &str, asked: &Value) {
+    fn direct_get_batch(&self, state: &mut State, from: u64, reply: &str, name: &str, asked: &Value) {
         let stream = &state.streams[name];
         let (first, batch) = (asked["seq"].as_u64().unwrap_or(1), asked["batch"].as_u64().unwrap_or(1) as usize);
         let wanted = asked["next_by_subj"].as_str().unwrap_or(">");
-        if let Some(wanted) = asked["multi_last"].as_array() {
-            let last = |subject: &Value| {
-                let subject = subject.as_str().unwrap_or_default();
-                stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
-            };
-            let mut found: Vec<_> = wanted.iter().filter_map(last).collect();
-            found.sort_by_key(|it| it.seq);
-            found.truncate(batch);
-            return self.reply_direct(state, from, reply, name, &found);
+        let mut found: Vec<Arc<Stored>> = match asked["multi_last"].as_array() {
+            Some(wanted) => {
+                let last = |subject: &Value| {
+                    let subject = subject.as_str().unwrap_or_default();
+                    stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
+                };
+                wanted.iter().filter_map(last).cloned().collect()
+            }
+            None => {
+                let later = stream.messages.range(first..).map(|(_, it)| it);
+                later.filter(|it| fits(wanted, &it.subject)).cloned().collect()
+            }
+        };
+        found.sort_by_key(|it| it.seq);
+        let mut pending = found.len();
+        found.truncate(batch);
+        let batch_headers = |pending: usize, last: u64| {
+            [("Nats-Num-Pending", pending as u64), ("Nats-Last-Sequence", last)]
+                .map(|(name, value)| (name.to_owned(), value.to_string()))
+        };
+        let mut last = 0;
+        let mut answers = Vec::new();
+        for it in &found {
+            pending -= 1;
+            let headers = [place(name, it), batch_headers(pending, last).to_vec()].concat();
+            answers.push((None, headers, it.payload.to_vec()));
+            last = it.seq;
         }
-        let found = stream.messages.range(first..).map(|(_, it)| it).filter(|it| fits(wanted, &it.subject));
-        let found: Vec<_> = found.take(batch).collect();
-        self.reply_direct(state, from, reply, name, &found);
-    }
-
-    fn reply_direct(&self, state: &State, from: u64, reply: &str, name: &str, found: &[&Arc<Stored>]) {
-        let mut answers: Vec<_> = found.iter().map(|it| (None, place(name, it), it.payload.to_vec())).collect();
-        let end = if answers.is_empty() { "404 Message Not Found" } else { "204 EOB" };
-        answers.push((Some(end), vec![], vec![]));
+        if answers.is_empty() {
+            answers.push((Some("404 Message Not Found"), vec![], vec![]));
+        } else {
+            if let Some(connection) = state.connections.get_mut(&from).filter(|it| it.drop_answers > 0) {
+                connection.drop_answers -= 1;
+                answers.remove(last as usize % answers.len());
+            }
+            answers.push((Some("204 EOB"), batch_headers(pending, last).to_vec(), vec![]));
+        }
         self.replies(state, from, reply, &answers);
     }
 }
@@ -554,6 +578,7 @@ async fn accept(nats: Arc<Nats>, listener: TcpListener) {
                 tasks: vec![writer, reader],
                 drop_live: 0,
                 drop_control: 0,
+                drop_answers: 0,
             },
         );
     }
