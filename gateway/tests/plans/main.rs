@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::large_futures, reason = "there is one of each at a time")]
 
+mod compare;
 mod device;
 mod executor;
 mod gate;

@@ -217,7 +217,22 @@ impl Nats {
                     self.reply(state, from, reply, &[], answer.to_string().as_bytes());
                 }
             }
-            None => self.deliver(state, &published.subject, &published.headers, &published.payload),
+            None => {
+                let mut connections = state.connections.values().flat_map(|it| &it.subscriptions);
+                let has_responder = connections.any(|(_, pattern)| fits(pattern, &published.subject));
+                match (from, &published.reply) {
+                    (Some(from), Some(reply)) if !has_responder => {
+                        self.replies(state, from, reply, &[(Some("503"), vec![], vec![])]);
+                    }
+                    _ => self.deliver(
+                        state,
+                        &published.subject,
+                        published.reply.as_deref(),
+                        &published.headers,
+                        &published.payload,
+                    ),
+                }
+            }
         }
     }
 
@@ -268,14 +283,21 @@ impl Nats {
             headers.extend(place(name, &stored));
             headers.push(("Nats-Last-Sequence".to_owned(), previous.to_string()));
             let subject = format!("chat.live.{conversation}.log");
-            self.deliver(state, &subject, &headers, &stored.payload);
+            self.deliver(state, &subject, None, &headers, &stored.payload);
         }
         self.push(state, name);
         json!({ "stream": name, "seq": seq, "duplicate": false })
     }
 
     /// To every subscription of every connection, as the plan's faults allow.
-    fn deliver(&self, state: &mut State, subject: &str, headers: &[(String, String)], payload: &[u8]) {
+    fn deliver(
+        &self,
+        state: &mut State,
+        subject: &str,
+        reply: Option<&str>,
+        headers: &[(String, String)],
+        payload: &[u8],
+    ) {
         for (number, connection) in &mut state.connections {
             let Connection { subscriptions, drop_live, drop_control, out, .. } = connection;
             for (sid, _) in subscriptions.iter().filter(|(_, pattern)| fits(pattern, subject)) {
@@ -292,7 +314,7 @@ impl Nats {
                     }
                     Lane::Control(*number)
                 };
-                self.gate.pass(lane, out, message(subject, sid, None, headers, payload));
+                self.gate.pass(lane, out, message(subject, sid, reply, headers, payload));
             }
         }
     }
@@ -349,12 +371,18 @@ impl Nats {
         let asked: Value = serde_json::from_slice(&published.payload).unwrap_or(Value::Null);
         let tokens: Vec<&str> = api.split('.').collect();
         match tokens[..] {
+            ["DIRECT", "GET", name] if asked["batch"].is_null() => {
+                match asked["seq"].as_u64().and_then(|seq| state.streams[name].messages.get(&seq)) {
+                    Some(found) => self.reply(state, from, reply, &own_headers(name, found), &found.payload),
+                    None => self.replies(state, from, reply, &[(Some("404 Message Not Found"), vec![], vec![])]),
+                }
+            }
             ["DIRECT", "GET", name] => self.direct_get_batch(state, from, reply, name, &asked),
             ["DIRECT", "GET", name, ..] => {
                 let subject = api.splitn(4, '.').nth(3).unwrap_or_default();
                 let stream = &state.streams[name];
                 match stream.messages.values().rev().find(|it| it.subject == subject) {
-                    Some(found) => self.reply(state, from, reply, &place(name, found), &found.payload),
+                    Some(found) => self.reply(state, from, reply, &own_headers(name, found), &found.payload),
                     None => self.replies(state, from, reply, &[(Some("404 Message Not Found"), vec![], vec![])]),
                 }
             }
@@ -396,14 +424,20 @@ impl Nats {
         let mut answers = Vec::new();
         for it in &found {
             pending -= 1;
-            let headers = [place(name, it), batch_headers(pending, last).to_vec()].concat();
+            let headers = [own_headers(name, it), batch_headers(pending, last).to_vec()].concat();
             answers.push((None, headers, it.payload.to_vec()));
             last = it.seq;
         }
-        if answers.is_empty() {
+        // One for the last messages fails only if there is none at all, wherever it begins.
+        let subjects: Vec<&str> =
+            asked["multi_last"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let has_last = stream.messages.values().any(|it| subjects.iter().any(|subject| fits(subject, &it.subject)));
+        if answers.is_empty() && !has_last {
             answers.push((Some("404 Message Not Found"), vec![], vec![]));
         } else {
-            if let Some(connection) = state.connections.get_mut(&from).filter(|it| it.drop_answers > 0) {
+            if let Some(connection) = state.connections.get_mut(&from).filter(|it| it.drop_answers > 0)
+                && !answers.is_empty()
+            {
                 connection.drop_answers -= 1;
                 answers.remove(last as usize % answers.len());
             }
@@ -501,6 +535,11 @@ impl Consumer {
             "num_pending": 0,
         })
     }
+}
+
+/// The headers of a stored message in an answer: its own, and its place.
+fn own_headers(stream: &str, stored: &Stored) -> Vec<(String, String)> {
+    [stored.headers.clone(), place(stream, stored)].concat()
 }
 
 fn place(stream: &str, stored: &Stored) -> Vec<(String, String)> {
