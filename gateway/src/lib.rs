@@ -26,6 +26,8 @@ pub mod socketio;
 pub mod store;
 pub mod sync;
 pub mod tasks;
+#[cfg(test)]
+mod test_support;
 pub mod text;
 pub mod trace;
 pub mod validate;

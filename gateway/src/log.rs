@@ -1,5 +1,5 @@
-//! The conversations' logs in JetStream: append with a permit, read after a place. The only publisher to JetStream
-//! besides last-seen notes, which go through here as well.
+//! The conversations' logs in JetStream: append with a permit, read after a place. All publishing that waits for JetStream's
+//! acknowledgement goes through this module.
 
 mod append;
 mod progress;
@@ -20,12 +20,10 @@ use async_nats::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use partyline_shared::{
-    ids::{ConversationId, Seq, UserId},
-    nats,
+    ids::{ConversationId, Seq},
     settings::NatsSettings,
     streams::{self, LogStream},
     subjects,
-    timestamp::Timestamp,
     wire::Refusal,
 };
 use tokio::sync::Notify;
@@ -202,22 +200,6 @@ impl Log {
 
     fn subject(&self, conversation: ConversationId) -> String {
         subjects::log(self.number(conversation), conversation)
-    }
-
-    /// Tells all nodes that the people of one were taken out of the bucket: if it lives, it says so.
-    pub async fn tell_tidied(&self, node: &str) {
-        if let Err(error) = nats::try_publish(&self.client, subjects::PRESENCE_TIDIED, node.to_owned().into()) {
-            tracing::debug!(%error, "tidying not told");
-        }
-    }
-
-    /// Notes when a user was last seen, for the persister. Losing one is no harm.
-    pub async fn note_seen(&self, user: &UserId, at: Timestamp) {
-        let note = serde_json::json!({ "at": at }).to_string();
-        // Not on the connection for appending, whose unanswered messages are limited. While NATS is away it is dropped.
-        if let Err(error) = nats::try_publish(&self.client, subjects::seen(user), note.into()) {
-            tracing::debug!(%error, "last seen not noted");
-        }
     }
 }
 

@@ -249,19 +249,14 @@ mod interleavings;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authorise::Kind;
+    use crate::test_support::{snapshot, unreachable_store};
 
     fn members(time_to_live: Duration) -> Members {
-        let settings =
-            sqlx::postgres::PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
-        Members::new(Arc::new(Store::from_pool(settings)), time_to_live)
+        Members::new(unreachable_store(), time_to_live)
     }
 
     fn found(reading: &Reading<'_>) -> HashMap<ConversationId, Snapshot> {
-        let snapshot = |conversation_id| Snapshot {
-            membership: Arc::new(Membership { conversation_id, kind: Kind::Group, participants: Vec::new() }),
-            number: reading.number,
-        };
+        let snapshot = |conversation_id| snapshot::<&str>(conversation_id, reading.number, &[]);
         reading.conversations.iter().map(|it| (*it, snapshot(*it))).collect()
     }
 

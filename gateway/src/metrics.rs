@@ -6,7 +6,7 @@ mod handles;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use partyline_shared::{
     tasks::TaskEvent,
     trace::Outcome,
@@ -17,8 +17,8 @@ use crate::log::Traffic;
 
 pub use self::describe::describe;
 use self::handles::{
-    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS,
-    TASK_PANICS, TASK_RESTARTS, TASKS, VERBS,
+    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, TASKS,
+    VERBS,
 };
 use crate::store::OutboxState;
 
@@ -303,16 +303,7 @@ pub fn http_request(route: &str, method: &'static str, status: u16, took: Durati
 
 /// Something happened to a task.
 pub fn task(name: &'static str, event: TaskEvent) {
-    match event {
-        TaskEvent::Started => {
-            gauge!(TASKS, "task" => name).increment(1.0);
-            counter!(TASK_PANICS, "task" => name).absolute(0);
-            counter!(TASK_RESTARTS, "task" => name).absolute(0);
-        }
-        TaskEvent::Ended => gauge!(TASKS, "task" => name).decrement(1.0),
-        TaskEvent::Panicked => counter!(TASK_PANICS, "task" => name).increment(1),
-        TaskEvent::Restarted => counter!(TASK_RESTARTS, "task" => name).increment(1),
-    }
+    TASKS.count(name, event);
 }
 
 /// What became of finished spans.

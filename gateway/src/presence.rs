@@ -9,11 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::kv::{Operation, Store as Bucket};
+use async_nats::{
+    Client,
+    jetstream::kv::{Operation, Store as Bucket},
+};
 use futures_util::{StreamExt, TryStreamExt, future::join_all};
 use parking_lot::{Mutex, RwLock};
 use partyline_shared::{
     ids::UserId,
+    nats,
     settings::NatsSettings,
     streams::{self, LEASE, LEASE_RENEWAL, PRESENCE_MARKER_TTL},
     subjects,
@@ -59,6 +63,7 @@ type Departure = (UserId, Leaving, tokio::time::Instant);
 pub struct Presence {
     node: Arc<str>,
     settings: NatsSettings,
+    client: Client,
     log: Arc<Log>,
     registry: Arc<Registry>,
     state: RwLock<State>,
@@ -99,6 +104,7 @@ impl Presence {
         let presence = Arc::new(Self {
             node,
             settings: settings.clone(),
+            client: log.jetstream().client(),
             log,
             registry,
             state: RwLock::default(),
@@ -248,10 +254,8 @@ impl Presence {
             // One of the living tidies up, the others need not.
             if self.nodes().iter().min() == Some(&self.node) {
                 self.purge(&node).await;
-                self.log.tell_tidied(&node).await;
-                for (user, at) in &gone {
-                    self.log.note_seen(user, *at).await;
-                }
+                self.announce_tidied(&node);
+                gone.iter().for_each(|(user, at)| self.note_seen(user, *at));
             }
         }
     }
@@ -260,6 +264,22 @@ impl Presence {
         let stream = self.buckets.lock().0.stream.clone();
         if let Err(error) = stream.purge().filter(subjects::presence_of_node(node)).await {
             tracing::debug!(%error, node, "presence keys not purged");
+        }
+    }
+
+    /// Tells all nodes that the keys of a node were removed from the bucket. If that node lives, it writes them again.
+    fn announce_tidied(&self, node: &str) {
+        if let Err(error) = nats::try_publish(&self.client, subjects::PRESENCE_TIDIED, node.to_owned().into()) {
+            tracing::debug!(%error, "tidying not announced");
+        }
+    }
+
+    /// Publishes when a user was last seen, for the persister. It is dropped while NATS is away: losing one is no harm.
+    fn note_seen(&self, user: &UserId, at: Timestamp) {
+        let note = serde_json::json!({ "at": at }).to_string();
+        // Not on the connection for appending, whose unanswered messages are limited.
+        if let Err(error) = nats::try_publish(&self.client, subjects::seen(user), note.into()) {
+            tracing::debug!(%error, "last seen not noted");
         }
     }
 
@@ -293,7 +313,7 @@ impl Presence {
                 } else if here {
                     announced.insert(user);
                 } else if announced.remove(&user) {
-                    self.log.note_seen(&user, Timestamp::now()).await;
+                    self.note_seen(&user, Timestamp::now());
                 }
             }
             if !failed.is_empty() {
@@ -307,7 +327,7 @@ impl Presence {
         }
         // The node leaves, and with it all who were here.
         let now = Timestamp::now();
-        join_all(announced.iter().map(|user| self.log.note_seen(user, now))).await;
+        announced.iter().for_each(|user| self.note_seen(user, now));
     }
 
     /// Follows a bucket, from its present content on, for ever.

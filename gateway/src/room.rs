@@ -330,6 +330,11 @@ impl Room {
         state.closed
     }
 
+    /// Whether nobody can join any more.
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     /// The log was begun again: nothing that is held counts. Everybody comes back and joins anew.
     fn abandon(&self) {
         let members = {

@@ -14,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
-    ConnectOptions, Connection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    ConnectOptions, Connection, Execute, Executor, PgPool, Postgres,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::time::{sleep, timeout};
 
@@ -71,7 +71,7 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // sqlx's own test has no limit but that of the whole acquisition.
             .test_before_acquire(false)
-            .before_acquire(|connection, _| Box::pin(connection::is_alive(connection)))
+            .before_acquire(|connection, metadata| Box::pin(connection::is_alive(connection, metadata.idle_for)))
             .connect_lazy_with(options);
         Ok(Self::from_pool(pool))
     }
@@ -146,6 +146,30 @@ impl Store {
                 () = &mut limited => return Err(sqlx::Error::PoolTimedOut),
             }
         }
+    }
+
+    /// Runs a query, and returns its rows.
+    async fn fetch_all<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<Vec<PgRow>> {
+        self.answered(limit, async { self.connection().await?.fetch_all(query).await }).await
+    }
+
+    /// Runs a query, and returns its first row, if there is one.
+    async fn fetch_optional<'q>(
+        &self,
+        limit: Duration,
+        query: impl Execute<'q, Postgres> + 'q,
+    ) -> sqlx::Result<Option<PgRow>> {
+        self.answered(limit, async { self.connection().await?.fetch_optional(query).await }).await
+    }
+
+    /// Runs a query that always has a row, and returns it.
+    async fn fetch_one<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<PgRow> {
+        self.answered(limit, async { self.connection().await?.fetch_one(query).await }).await
+    }
+
+    /// Runs a statement.
+    async fn execute<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<()> {
+        self.answered(limit, async { self.connection().await?.execute(query).await }).await.map(drop)
     }
 
     /// Postgres did not answer: it counts as away until it does.

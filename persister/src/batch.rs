@@ -77,9 +77,9 @@ pub struct Rows<'a> {
     pub edits: BTreeMap<Target, (Seq, &'a MessageEdited)>,
     /// The last deletion of each message.
     pub deletions: BTreeMap<Target, (Seq, &'a MessageDeleted)>,
-    /// The highest marker of each reader, senders included.
+    /// The highest marker of each reader; sending a message and being added move a marker, too.
     pub reads: BTreeMap<(ConversationId, &'a UserId), Seq>,
-    /// Events that leave no trace here: the gateway itself writes participants.
+    /// Events of participants who come and go. The gateway itself writes the participants.
     pub participants: usize,
 }
 
@@ -98,7 +98,12 @@ impl<'a> Rows<'a> {
                 Event::MessageEdited(edit) => keep_latest(&mut rows.edits, target(event), *seq, edit),
                 Event::MessageDeleted(deletion) => keep_latest(&mut rows.deletions, target(event), *seq, deletion),
                 Event::Read(read) => rows.mark(read.conversation_id, &read.user_id, read.last_read_seq),
-                Event::ParticipantAdded(_) | Event::ParticipantRemoved(_) => rows.participants += 1,
+                Event::ParticipantAdded(added) => {
+                    rows.participants += 1;
+                    // An added participant has read everything before the event.
+                    rows.mark(added.conversation_id, &added.participant.user_id, *seq);
+                }
+                Event::ParticipantRemoved(_) => rows.participants += 1,
             }
         }
         rows.messages.sort_unstable_by_key(|(seq, message)| (message.conversation_id, *seq));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{account::Account, stream::State};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use partyline_shared::{tasks::TaskEvent, trace::Outcome};
+use partyline_shared::{task_metrics::TaskMetrics, tasks::TaskEvent, trace::Outcome};
 
 use crate::{batch::Rows, store::Stats};
 
@@ -25,9 +25,11 @@ const RETRIES: &str = "partyline_persister_retries_total";
 const DEAD: &str = "partyline_persister_dead_letters_total";
 const REOPENED: &str = "partyline_persister_pulls_reopened_total";
 const SPANS: &str = "partyline_persister_spans_total";
-const TASKS: &str = "partyline_persister_tasks";
-const TASK_PANICS: &str = "partyline_persister_task_panics_total";
-const TASK_RESTARTS: &str = "partyline_persister_task_restarts_total";
+const TASKS: TaskMetrics = TaskMetrics {
+    live: "partyline_persister_tasks",
+    panics: "partyline_persister_task_panics_total",
+    restarts: "partyline_persister_task_restarts_total",
+};
 const STREAM_MESSAGES: &str = "partyline_persister_stream_messages";
 const STREAM_BYTES: &str = "partyline_persister_stream_bytes";
 const STREAM_REPLICAS: &str = "partyline_persister_stream_replicas";
@@ -45,9 +47,7 @@ const POSTGRES_DEADLOCKS: &str = "partyline_persister_postgres_deadlocks_total";
 pub fn describe() {
     describe_gauge!(BUILD, "Always 1; the version is a label");
     describe_gauge!(NATS_CONNECTED, "1 while connected to NATS");
-    describe_gauge!(TASKS, "Live background tasks, by name");
-    describe_counter!(TASK_PANICS, "Panics of tasks, by name");
-    describe_counter!(TASK_RESTARTS, "Tasks started again after a panic, by name");
+    TASKS.describe();
     describe_gauge!(POSTGRES_UP, "1 if Postgres took the last batch");
     describe_gauge!(
         LAG_MESSAGES,
@@ -234,14 +234,5 @@ pub fn spans(outcome: Outcome, count: u64) {
 
 /// Something happened to a task.
 pub fn task(name: &'static str, event: TaskEvent) {
-    match event {
-        TaskEvent::Started => {
-            gauge!(TASKS, "task" => name).increment(1.0);
-            counter!(TASK_PANICS, "task" => name).absolute(0);
-            counter!(TASK_RESTARTS, "task" => name).absolute(0);
-        }
-        TaskEvent::Ended => gauge!(TASKS, "task" => name).decrement(1.0),
-        TaskEvent::Panicked => counter!(TASK_PANICS, "task" => name).increment(1),
-        TaskEvent::Restarted => counter!(TASK_RESTARTS, "task" => name).increment(1),
-    }
+    TASKS.count(name, event);
 }

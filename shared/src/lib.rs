@@ -10,6 +10,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod streams;
 pub mod subjects;
+pub mod task_metrics;
 pub mod tasks;
 pub mod telemetry;
 pub mod timestamp;

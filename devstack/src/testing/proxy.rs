@@ -1,6 +1,13 @@
 //! A TCP proxy that fails on demand, to put in front of Postgres or NATS.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -28,6 +35,7 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     /// How often connections were stranded.
     stranded: watch::Sender<u64>,
+    sent: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -42,8 +50,9 @@ impl Proxy {
         let addr = listener.local_addr()?;
         let (mode, watched) = watch::channel(Mode::Open);
         let (stranded, generation) = watch::channel(0);
-        let task = tokio::spawn(accept(listener, target, watched, generation));
-        Ok(Self { addr, mode, stranded, task })
+        let sent = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(accept(listener, target, watched, generation, sent.clone()));
+        Ok(Self { addr, mode, stranded, sent, task })
     }
 
     /// Where it listens.
@@ -56,6 +65,12 @@ impl Proxy {
     #[must_use]
     pub fn through(&self, url: &str) -> String {
         url.replacen(authority(url), &self.addr.to_string(), 1)
+    }
+
+    /// Returns how often clients have sent something so far. A client that waits for each answer sends once a round trip.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Lets nothing pass: the other side seems to hang.
@@ -92,14 +107,20 @@ fn authority(url: &str) -> &str {
     rest.rsplit_once('@').map_or(rest, |(_, host)| host)
 }
 
-async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mode>, stranded: watch::Receiver<u64>) {
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    mode: watch::Receiver<Mode>,
+    stranded: watch::Receiver<u64>,
+    sent: Arc<AtomicU64>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { return };
                 if *mode.borrow() != Mode::Cut {
-                    connections.spawn(carry(client, target.clone(), mode.clone(), stranded.clone()));
+                    connections.spawn(carry(client, target.clone(), mode.clone(), stranded.clone(), sent.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -107,7 +128,13 @@ async fn accept(listener: TcpListener, target: String, mode: watch::Receiver<Mod
     }
 }
 
-async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>, stranded: watch::Receiver<u64>) {
+async fn carry(
+    client: TcpStream,
+    target: String,
+    mode: watch::Receiver<Mode>,
+    stranded: watch::Receiver<u64>,
+    sent: Arc<AtomicU64>,
+) {
     let mut cut = mode.clone();
     let generation = *stranded.borrow();
     let carried = async {
@@ -120,8 +147,10 @@ async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>, s
         let (server_in, server_out) = server.into_split();
         let is_stranded = || *stranded.borrow() != generation;
         tokio::join!(
-            copy(client_in, server_out, mode.clone(), is_stranded),
-            copy(server_in, client_out, mode, is_stranded),
+            copy(client_in, server_out, mode.clone(), is_stranded, || {
+                sent.fetch_add(1, Ordering::Relaxed);
+            }),
+            copy(server_in, client_out, mode, is_stranded, || {}),
         );
         Some(())
     };
@@ -137,9 +166,11 @@ async fn copy(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     is_stranded: impl Fn() -> bool,
+    read: impl Fn(),
 ) {
     let mut buffer = vec![0; 16 * 1_024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        read();
         if mode.wait_for(|mode| *mode == Mode::Open).await.is_err() {
             return;
         }

@@ -21,7 +21,7 @@ pub struct Tail {
     messages: BTreeMap<Seq, HistoryMessage>,
     edits: HashMap<Seq, (Seq, MessageEdited)>,
     deletions: HashMap<Seq, (Seq, MessageDeleted)>,
-    /// Where read markers went, by themselves or by a message of their own.
+    /// Where read markers went: by a `read` event, by a message of one's own, or by being added.
     markers: HashMap<UserId, Seq>,
     /// The newest message that lies before the range.
     pub before_range: Seq,
@@ -81,7 +81,9 @@ impl Tail {
             Ok(Event::MessageEdited(it)) => drop(self.edits.insert(it.message_seq, (entry.seq, it))),
             Ok(Event::MessageDeleted(it)) => drop(self.deletions.insert(it.message_seq, (entry.seq, it))),
             Ok(Event::Read(it)) => self.mark(&it.user_id, it.last_read_seq),
-            Ok(Event::ParticipantAdded(_) | Event::ParticipantRemoved(_)) => {}
+            // An added participant has read everything before the event.
+            Ok(Event::ParticipantAdded(it)) => self.mark(&it.participant.user_id, entry.seq),
+            Ok(Event::ParticipantRemoved(_)) => {}
             // The error may quote the event.
             Err(_) => tracing::warn!(seq = entry.seq, "an event that this version doesn't know"),
         }

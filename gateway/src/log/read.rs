@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::HeaderName;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::try_join_all};
 use partyline_shared::{
@@ -13,6 +14,7 @@ use partyline_shared::{
     timestamp::Timestamp,
     wire::Refusal,
 };
+use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -22,6 +24,12 @@ use super::{ANSWER_TIMEOUT, Entry, Floors, Log};
 const READ_BATCH: usize = 256;
 /// Conversations in one request for their last events; the server answers 1,024 at most.
 const LAST_BATCH: usize = 500;
+/// Requests for one batch whose answers are lost on the way, before reading fails.
+const BATCH_ATTEMPTS: u32 = 5;
+/// The sequence number of a message in an answer.
+const SEQUENCE: HeaderName = async_nats::header::NATS_SEQUENCE;
+/// The sequence number of the answer before it in a batch; 0 in the first one.
+const LAST_SEQUENCE: HeaderName = async_nats::header::NATS_LAST_SEQUENCE;
 /// How long a lagging replica is asked again.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -159,7 +167,7 @@ impl Log {
     ) -> anyhow::Result<Vec<ConversationId>> {
         let subjects: Vec<String> = conversations.iter().map(|conversation| self.subject(*conversation)).collect();
         let request = serde_json::json!({ "multi_last": subjects, "seq": floor + 1, "batch": conversations.len() });
-        let last = self.direct_get_messages(partition, request.to_string().into()).await?;
+        let last = self.direct_get_messages(partition, request).await?;
         let conversation = |(seq, message): (Seq, async_nats::Message)| {
             let subject = message.headers.as_ref()?.get(async_nats::header::NATS_SUBJECT)?;
             subjects::parse_log(subject.as_str()).filter(|_| seq > floor)
@@ -316,10 +324,10 @@ impl Log {
     async fn get_batch(
         &self,
         conversation: ConversationId,
-        request: serde_json::Value,
+        request: Value,
         prev_seq: Seq,
     ) -> Result<Vec<Entry>, Refusal> {
-        self.direct_get(self.number(conversation), request.to_string().into(), prev_seq).await.map_err(|error| {
+        self.direct_get(self.number(conversation), request, prev_seq).await.map_err(|error| {
             tracing::warn!(%error, "log not read");
             Refusal::unavailable("the log")
         })
@@ -364,14 +372,14 @@ impl Log {
     ) -> anyhow::Result<Vec<(Seq, Option<String>)>> {
         let request =
             serde_json::json!({ "seq": after + 1, "next_by_subj": self.subject(conversation), "batch": READ_BATCH });
-        let answers = self.direct_get_messages(self.number(conversation), request.to_string().into()).await?;
+        let answers = self.direct_get_messages(self.number(conversation), request).await?;
         let dedup_id = |answer: &async_nats::Message| {
             Some(answer.headers.as_ref()?.get(async_nats::header::NATS_MESSAGE_ID)?.as_str().to_owned())
         };
         Ok(answers.into_iter().map(|(seq, answer)| (seq, dedup_id(&answer))).collect())
     }
 
-    async fn direct_get(&self, partition: u16, request: Bytes, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
+    async fn direct_get(&self, partition: u16, request: Value, mut prev_seq: Seq) -> anyhow::Result<Vec<Entry>> {
         let answers = self.direct_get_messages(partition, request).await?;
         let entry = |(seq, answer): (Seq, async_nats::Message)| {
             let entry = Entry { seq, prev_seq, payload: answer.payload };
@@ -381,13 +389,30 @@ impl Log {
         Ok(answers.into_iter().map(entry).collect())
     }
 
+    /// Returns every answer to a batched direct get. What is lost on the way is asked for again.
     async fn direct_get_messages(
         &self,
         partition: u16,
-        request: Bytes,
+        request: Value,
     ) -> anyhow::Result<Vec<(Seq, async_nats::Message)>> {
+        let mut batch = Batch::new(request);
+        for _ in 0..BATCH_ATTEMPTS {
+            if self.read_batch(partition, &mut batch).await? {
+                return Ok(batch.messages);
+            }
+            tracing::debug!(partition, "an answer to a batched read was lost; reading again");
+        }
+        anyhow::bail!("direct get: answers were lost {BATCH_ATTEMPTS} times")
+    }
+
+    /// Asks for what the batch lacks.
+    ///
+    /// # Returns
+    /// Whether the batch is complete. If not, an answer was lost.
+    async fn read_batch(&self, partition: u16, batch: &mut Batch) -> anyhow::Result<bool> {
         self.check_link()?;
         let inbox = self.client.new_inbox();
+        let request = batch.next_request();
         let asked = async {
             let answers = self.client.subscribe(inbox.clone()).await?;
             self.client.publish_with_reply(subjects::direct_get(partition), inbox.clone(), request).await?;
@@ -395,23 +420,153 @@ impl Log {
         };
         // The queue to a server that hangs may be full.
         let mut answers = timeout(ANSWER_TIMEOUT, asked).await??;
-        let mut messages = Vec::new();
         loop {
             let answer =
                 timeout(ANSWER_TIMEOUT, answers.next()).await?.ok_or_else(|| anyhow::anyhow!("subscription ended"))?;
-            match answer.status.map(|status| status.as_u16()) {
-                // 204: end of batch; 404: nothing there.
-                Some(204 | 404) => return Ok(messages),
-                Some(status) if status >= 300 => anyhow::bail!("direct get: status {status}"),
-                _ => {}
+            match batch.take(answer)? {
+                Progress::More => {}
+                Progress::Complete => return Ok(true),
+                Progress::Lost => return Ok(false),
             }
-            let seq = answer
-                .headers
-                .as_ref()
-                .and_then(|headers| headers.get(async_nats::header::NATS_SEQUENCE))
-                .and_then(|value| value.as_str().parse().ok())
-                .ok_or_else(|| anyhow::anyhow!("direct get: no sequence"))?;
-            messages.push((seq, answer));
+        }
+    }
+}
+
+/// What an answer means for its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Complete,
+    /// The answers before this one are not all there.
+    Lost,
+}
+
+/// A batched direct get: the request, and its answers so far, without a gap.
+#[derive(Debug)]
+struct Batch {
+    request: Value,
+    messages: Vec<(Seq, async_nats::Message)>,
+    /// The last answer to the current request; 0 before the first one.
+    last: Seq,
+}
+
+impl Batch {
+    fn new(request: Value) -> Self {
+        Self { request, messages: Vec::new(), last: 0 }
+    }
+
+    /// Returns the request for what is not there yet.
+    fn next_request(&mut self) -> Bytes {
+        self.last = 0;
+        let mut request = self.request.clone();
+        if let (Some((last, _)), Some(fields)) = (self.messages.last(), request.as_object_mut()) {
+            fields.remove("start_time");
+            fields.insert("seq".into(), (last + 1).into());
+            let left =
+                fields.get("batch").and_then(Value::as_u64).unwrap_or(1).saturating_sub(self.messages.len() as u64);
+            fields.insert("batch".into(), left.max(1).into());
+        }
+        request.to_string().into()
+    }
+
+    /// Takes the next answer. Each answer, and the end of the batch, names the answer before it.
+    fn take(&mut self, answer: async_nats::Message) -> anyhow::Result<Progress> {
+        let number = |name: HeaderName| answer.headers.as_ref()?.get(name)?.as_str().parse::<Seq>().ok();
+        let follows = number(LAST_SEQUENCE).is_none_or(|previous| previous == self.last);
+        match answer.status.map(|status| status.as_u16()) {
+            // Nothing there.
+            Some(404) => return Ok(Progress::Complete),
+            // The end of the batch.
+            Some(204) => return Ok(if follows { Progress::Complete } else { Progress::Lost }),
+            Some(status) if status >= 300 => anyhow::bail!("direct get: status {status}"),
+            _ if !follows => return Ok(Progress::Lost),
+            _ => {}
+        }
+        let seq = number(SEQUENCE).ok_or_else(|| anyhow::anyhow!("direct get: no sequence"))?;
+        self.last = seq;
+        self.messages.push((seq, answer));
+        Ok(Progress::More)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::{HeaderMap, StatusCode};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn answer(status: Option<u16>, headers: &[(HeaderName, Seq)]) -> async_nats::Message {
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(name.clone(), value.to_string()));
+        async_nats::Message {
+            subject: "_INBOX.x".into(),
+            reply: None,
+            payload: Bytes::new(),
+            headers: Some(map),
+            status: status.map(|status| StatusCode::from_u16(status).unwrap()),
+            description: None,
+            length: 0,
+        }
+    }
+
+    /// JetStream's answers to a request.
+    fn answers(log: &[Seq], request: &[u8]) -> Vec<async_nats::Message> {
+        let request: Value = serde_json::from_slice(request).unwrap();
+        let first = request["seq"].as_u64().unwrap_or(1);
+        let batch = request["batch"].as_u64().unwrap() as usize;
+        let found: Vec<Seq> = log.iter().copied().filter(|seq| *seq >= first).take(batch).collect();
+        if found.is_empty() {
+            return vec![answer(Some(404), &[])];
+        }
+        let before = [&[0], &found[..]].concat();
+        let each =
+            found.iter().zip(&before).map(|(seq, last)| answer(None, &[(SEQUENCE, *seq), (LAST_SEQUENCE, *last)]));
+        each.chain([answer(Some(204), &[(LAST_SEQUENCE, before[found.len()])])]).collect()
+    }
+
+    fn seqs(batch: &Batch) -> Vec<Seq> {
+        batch.messages.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn batch_is_never_complete_with_an_answer_missing(
+            gaps in vec(1..5_u64, 0..40),
+            size in 1..50_usize,
+            by_time in any::<bool>(),
+            lost in vec(vec(any::<bool>(), 60), 0..6),
+        ) {
+            let mut last = 0;
+            let log: Vec<Seq> = gaps.iter().map(|gap| { last += gap; last }).collect();
+            let start = if by_time { ("start_time", Value::from("then")) } else { ("seq", Value::from(1)) };
+            let mut batch = Batch::new(Value::Object(
+                [start, ("batch", size.into())].map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+            ));
+            let expected: Vec<Seq> = log.iter().copied().take(size).collect();
+            // After some requests with losses one without.
+            for round in 0..=lost.len() {
+                let request = batch.next_request();
+                let is_lost = |nth: usize| lost.get(round).is_some_and(|lost| lost[nth]);
+                let mut complete = false;
+                for (nth, answer) in answers(&log, &request).into_iter().enumerate() {
+                    // An end that is lost is a time-out.
+                    if answer.status.is_none() && is_lost(nth) {
+                        continue;
+                    }
+                    match batch.take(answer).unwrap() {
+                        Progress::More => {}
+                        Progress::Complete => complete = true,
+                        Progress::Lost => break,
+                    }
+                }
+                prop_assert!(expected.starts_with(&seqs(&batch)));
+                if complete {
+                    break;
+                }
+                prop_assert!(round < lost.len(), "without losses a batch is complete");
+            }
+            prop_assert_eq!(seqs(&batch), expected);
         }
     }
 }

@@ -1,14 +1,12 @@
 //! The cache under random schedules of reads and invalidations.
 
-use partyline_shared::{
-    claims::UserType,
-    event::{Participant, Role},
-    ids::UserId,
-};
 use shuttle::thread::{self, JoinHandle};
 
 use super::*;
-use crate::{authorise::Kind, sync::explore};
+use crate::{
+    sync::explore,
+    test_support::{snapshot, unreachable_store},
+};
 
 const ROUNDS: usize = 300;
 
@@ -23,16 +21,8 @@ struct World {
 
 impl World {
     fn new() -> Arc<Self> {
-        thread_local! {
-            static STORE: Arc<Store> = {
-                let options = "postgres://nobody@127.0.0.1:1/nothing".parse().unwrap();
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                let _entered = runtime.enter();
-                Arc::new(Store::from_pool(sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options)))
-            };
-        }
         Arc::new(Self {
-            members: Members::new(STORE.with(Arc::clone), Duration::from_secs(600)),
+            members: Members::new(unreachable_store(), Duration::from_secs(600)),
             conversation: ConversationId::generate(),
             stored: AtomicU64::new(1),
             known: AtomicU64::new(0),
@@ -51,16 +41,8 @@ impl World {
         let conversations = [self.conversation];
         let reading = Reading::begin(&self.members, &conversations);
         let version = self.stored.load(Ordering::Acquire);
-        let person = |n| Participant {
-            user_id: UserId::new(&format!("user-{n}")).unwrap(),
-            username: String::new(),
-            user_type: UserType::Customer,
-            role: Role::Member,
-            last_read_seq: 0,
-        };
-        let participants = (0..version).map(person).collect();
-        let membership = Membership { conversation_id: self.conversation, kind: Kind::Group, participants };
-        let snapshot = Snapshot { membership: Arc::new(membership), number: reading.number };
+        let users: Vec<_> = (0..version).map(|n| format!("user-{n}")).collect();
+        let snapshot = snapshot(self.conversation, reading.number, &users);
         reading.keep(&HashMap::from([(self.conversation, snapshot)]));
         version
     }

@@ -127,8 +127,6 @@ fn parts() {
     describe_gauge!(OUTBOX_ROWS, "Committed changes that are still to be told, of all gateways together");
     describe_gauge!(OUTBOX_OLDEST, Unit::Seconds, "Age of the oldest of them; 0 without any");
     describe_counter!(JWKS_READS, "Readings of the JWKS, by outcome (ok, failed)");
-    describe_gauge!(TASKS, "Live background tasks, by name");
-    describe_counter!(TASK_PANICS, "Panics of tasks, by name");
-    describe_counter!(TASK_RESTARTS, "Tasks started again after a panic, by name");
+    TASKS.describe();
     describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
 }

@@ -1,5 +1,6 @@
 //! The names of all metrics, and the handles of those that the hot path records.
 
+use partyline_shared::task_metrics::TaskMetrics;
 use std::sync::LazyLock;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -42,9 +43,11 @@ pub(super) const OUTBOX_ROWS: &str = "partyline_gateway_outbox_rows";
 pub(super) const OUTBOX_OLDEST: &str = "partyline_gateway_outbox_oldest_seconds";
 pub(super) const JWKS_READS: &str = "partyline_gateway_jwks_reads_total";
 pub(super) const HTTP_SECONDS: &str = "partyline_gateway_http_request_seconds";
-pub(super) const TASKS: &str = "partyline_gateway_tasks";
-pub(super) const TASK_PANICS: &str = "partyline_gateway_task_panics_total";
-pub(super) const TASK_RESTARTS: &str = "partyline_gateway_task_restarts_total";
+pub(super) const TASKS: TaskMetrics = TaskMetrics {
+    live: "partyline_gateway_tasks",
+    panics: "partyline_gateway_task_panics_total",
+    restarts: "partyline_gateway_task_restarts_total",
+};
 pub(super) const SPANS: &str = "partyline_gateway_spans_total";
 
 /// What connections speak.

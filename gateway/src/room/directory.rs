@@ -108,6 +108,17 @@ impl Directory {
     /// # Errors
     /// `unavailable`; `not_found`.
     pub async fn open(&self, conversation: ConversationId) -> Result<Arc<Room>, Refusal> {
+        loop {
+            let room = self.open_slot(conversation).await?;
+            if !room.is_closed() {
+                return Ok(room);
+            }
+            // Its end is known to the room and not here yet.
+            self.close(&room);
+        }
+    }
+
+    async fn open_slot(&self, conversation: ConversationId) -> Result<Arc<Room>, Refusal> {
         let slot = self.rooms.lock().entry(conversation).or_default().clone();
         let mut read = None;
         let opened = slot.get_or_try_init(|| Box::pin(self.open_room(conversation, &mut read))).await.cloned();

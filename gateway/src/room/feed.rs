@@ -203,7 +203,11 @@ fn note(room: &Arc<Room>, entry: &Entry, directory: &Directory) {
     }
     match Event::from_json(&entry.payload) {
         Ok(Event::Read(read)) => room.note_read(read.user_id, read.last_read_seq),
-        Ok(Event::ParticipantAdded(_)) => directory.members_changed(room.id),
+        Ok(Event::ParticipantAdded(added)) => {
+            // An added participant has read everything before the event.
+            room.note_read(added.participant.user_id, entry.seq);
+            directory.members_changed(room.id);
+        }
         Ok(_) => {}
         // The error may quote the event.
         Err(_) => tracing::warn!(conversation = %room.id, seq = entry.seq, "an event that is none"),

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use partyline_shared::{
-    claims::{Identity, UserType},
-    event::{Participant, Role},
-};
+use partyline_shared::claims::{Identity, UserType};
 use shuttle::{
     future::block_on,
     thread::{self, JoinHandle},
@@ -13,12 +10,11 @@ use shuttle::{
 
 use super::{membership_refresh::MembershipRefresher, *};
 use crate::{
-    authorise::Kind,
     encode::Class,
     members::Members,
     session::conn::{Link, Remote},
-    store::Store,
     sync::explore,
+    test_support::{snapshot, unreachable_store},
 };
 
 const ROUNDS: usize = 400;
@@ -117,31 +113,11 @@ impl Client {
 }
 
 fn members() -> Arc<Members> {
-    thread_local! {
-        static STORE: Arc<Store> = {
-            let options = "postgres://nobody@127.0.0.1:1/nothing".parse().unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let _entered = runtime.enter();
-            Arc::new(Store::from_pool(sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options)))
-        };
-    }
-    Arc::new(Members::new(STORE.with(Arc::clone), Duration::from_secs(60)))
+    Arc::new(Members::new(unreachable_store(), Duration::from_secs(60)))
 }
 
 fn refresher() -> Arc<MembershipRefresher> {
     Arc::new(MembershipRefresher::new(members()))
-}
-
-fn snapshot(conversation_id: ConversationId, number: u64, users: &[&str]) -> Snapshot {
-    let person = |user: &&str| Participant {
-        user_id: UserId::new(user).unwrap(),
-        username: (*user).into(),
-        user_type: UserType::Customer,
-        role: Role::Member,
-        last_read_seq: 0,
-    };
-    let participants = users.iter().map(person).collect();
-    Snapshot { membership: Arc::new(Membership { conversation_id, kind: Kind::Group, participants }), number }
 }
 
 fn open(users: &[&str]) -> Arc<Room> {

@@ -199,6 +199,8 @@ impl MembershipRefresher {
         for it in batch {
             let Some(snapshot) = found.get(&it.room.id) else {
                 tracing::warn!(conversation = %it.room.id, "an open conversation does not exist any more");
+                self.closed(&it.room);
+                // The directory finds out when the room is asked for.
                 it.room.abandon();
                 continue;
             };
@@ -238,30 +240,14 @@ fn remove(by_user: &mut HashMap<UserId, Vec<Arc<Room>>>, user: &UserId, room: &A
 
 #[cfg(test)]
 mod tests {
-    use partyline_shared::{
-        claims::UserType,
-        event::{Participant, Role},
+    use super::*;
+    use crate::{
+        log::End,
+        test_support::{snapshot, unreachable_store},
     };
 
-    use super::*;
-    use crate::{authorise::Kind, log::End, store::Store};
-
     fn refresher() -> MembershipRefresher {
-        let pool = sqlx::postgres::PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/nothing").unwrap();
-        let store = Arc::new(Store::from_pool(pool));
-        MembershipRefresher::new(Arc::new(Members::new(store, Duration::from_secs(60))))
-    }
-
-    fn snapshot(conversation_id: ConversationId, number: u64, users: &[&str]) -> Snapshot {
-        let person = |user: &&str| Participant {
-            user_id: UserId::new(user).unwrap(),
-            username: (*user).into(),
-            user_type: UserType::Customer,
-            role: Role::Member,
-            last_read_seq: 0,
-        };
-        let participants = users.iter().map(person).collect();
-        Snapshot { membership: Arc::new(Membership { conversation_id, kind: Kind::Group, participants }), number }
+        MembershipRefresher::new(Arc::new(Members::new(unreachable_store(), Duration::from_secs(60))))
     }
 
     fn room(refresher: &MembershipRefresher, users: &[&str]) -> Arc<Room> {

@@ -12,11 +12,17 @@ use crate::tasks;
 
 /// How long an idle connection may take to answer before another takes its place; a command waits meanwhile.
 const IDLE_PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// A connection that was idle for less is not pinged. It answered when it was given back.
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// How long a connection may take to end a query that was given up, and to answer, before it is closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether an idle connection still answers. An error makes the pool open another at once.
-pub(super) async fn is_alive(connection: &mut PgConnection) -> sqlx::Result<bool> {
+/// Whether an idle connection still answers. An error makes the pool open another at once. One that answered a moment ago
+/// is not asked: that would cost every query a round trip.
+pub(super) async fn is_alive(connection: &mut PgConnection, idle_for: Duration) -> sqlx::Result<bool> {
+    if idle_for < PING_AFTER {
+        return Ok(true);
+    }
     match timeout(IDLE_PING_TIMEOUT, connection.ping()).await {
         Ok(answered) => answered.map(|()| true),
         Err(_) => Err(sqlx::Error::PoolTimedOut),

@@ -139,10 +139,9 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn conversation_ids(&self, user: &UserId) -> sqlx::Result<Vec<ConversationId>> {
-        let query = sqlx::query_scalar(IDS).bind(user.as_str());
-        let ids: Vec<Uuid> =
-            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
-        Ok(ids.into_iter().map(ConversationId).collect())
+        let query = sqlx::query(IDS).bind(user.as_str());
+        let ids: Vec<(Uuid,)> = row::all(&self.fetch_all(COMMAND_TIMEOUT, query).await?)?;
+        Ok(ids.into_iter().map(|(id,)| ConversationId(id)).collect())
     }
 
     /// Those of these conversations in which `user` takes part, as a list shows them.

@@ -7,7 +7,7 @@ use partyline_shared::{
     ids::{ClientId, ConversationId, MessageId, Seq, UserId},
     timestamp::Timestamp,
 };
-use sqlx::{PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -79,8 +79,9 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn message(&self, conversation: ConversationId, seq: Seq) -> sqlx::Result<Option<HistoryMessage>> {
-        let query = sqlx::query_as(MESSAGE).bind(conversation.0).bind(row::bigint(seq));
-        self.answered(COMMAND_TIMEOUT, async { query.fetch_optional(&mut *self.connection().await?).await }).await
+        let query = sqlx::query(MESSAGE).bind(conversation.0).bind(row::bigint(seq));
+        let found = self.fetch_optional(COMMAND_TIMEOUT, query).await?;
+        found.as_ref().map(HistoryMessage::from_row).transpose()
     }
 
     /// The newest messages, or those before a place; oldest first.
@@ -93,13 +94,12 @@ impl Store {
         before: Option<Seq>,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        let query = sqlx::query_as(MESSAGES_BEFORE)
+        let query = sqlx::query(MESSAGES_BEFORE)
             .bind(conversation.0)
             .bind(before.map_or(i64::MAX, row::bigint))
             // One more tells the first one's predecessor.
             .bind(i64::from(limit) + 1);
-        let mut found: Vec<HistoryMessage> =
-            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let mut found: Vec<HistoryMessage> = row::all(&self.fetch_all(COMMAND_TIMEOUT, query).await?)?;
         found.reverse();
         let extra = found.len() > limit as usize;
         chain(&mut found);
@@ -119,9 +119,8 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        let query = sqlx::query_as(MESSAGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
-        let mut found: Vec<HistoryMessage> =
-            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let query = sqlx::query(MESSAGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
+        let mut found: Vec<HistoryMessage> = row::all(&self.fetch_all(COMMAND_TIMEOUT, query).await?)?;
         chain(&mut found);
         found.retain(|message| message.seq > after);
         Ok(found)
@@ -137,8 +136,8 @@ impl Store {
         after: Seq,
         limit: u32,
     ) -> sqlx::Result<Vec<HistoryMessage>> {
-        let query = sqlx::query_as(CHANGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
-        self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await
+        let query = sqlx::query(CHANGES_AFTER).bind(conversation.0).bind(row::bigint(after)).bind(i64::from(limit));
+        row::all(&self.fetch_all(COMMAND_TIMEOUT, query).await?)
     }
 
     /// What these people have not read; nothing for who takes no part.
@@ -158,7 +157,7 @@ impl Store {
             .bind(floors)
             .bind(deleted)
             .bind(i64::from(UNREAD_MAX));
-        let rows = self.answered(limit, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let rows = self.fetch_all(limit, query).await?;
         rows.iter()
             .map(|row| {
                 Ok(Unread {

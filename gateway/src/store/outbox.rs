@@ -91,9 +91,7 @@ impl Store {
     pub async fn claim_outgoing(&self, limit: u32) -> sqlx::Result<Vec<Outgoing>> {
         loop {
             let query = sqlx::query(CLAIM).bind(i64::from(limit)).bind(millis(CLAIM_LEASE));
-            let rows = self
-                .answered(BACKGROUND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await })
-                .await?;
+            let rows = self.fetch_all(BACKGROUND_TIMEOUT, query).await?;
             let changes: Vec<Outgoing> = rows.iter().filter_map(readable).collect();
             // Unreadable rows are claimed as well: the next ones are due then.
             if rows.is_empty() || !changes.is_empty() {
@@ -107,8 +105,8 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn is_first_outgoing(&self, change: &Outgoing) -> sqlx::Result<bool> {
-        let query = sqlx::query_scalar(IS_FIRST).bind(change.conversation_id.0).bind(change.id);
-        self.answered(COMMAND_TIMEOUT, async { query.fetch_one(&mut *self.connection().await?).await }).await
+        let query = sqlx::query(IS_FIRST).bind(change.conversation_id.0).bind(change.id);
+        self.fetch_one(COMMAND_TIMEOUT, query).await?.try_get(0)
     }
 
     /// The change has been told.
@@ -130,8 +128,7 @@ impl Store {
     /// The limit is what is left of the claim after the change was told.
     async fn write_outgoing(&self, sql: &'static str, change: &Outgoing) -> sqlx::Result<()> {
         let query = sqlx::query(sql).bind(change.id);
-        self.answered(COMMAND_TIMEOUT, async { query.execute(&mut *self.connection().await?).await }).await?;
-        Ok(())
+        self.execute(COMMAND_TIMEOUT, query).await
     }
 
     /// How much waits to be told, of all gateways together.
@@ -140,8 +137,7 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn outbox_state(&self) -> sqlx::Result<OutboxState> {
         let query = sqlx::query(STATE).bind(COUNTED);
-        let found =
-            self.answered(BACKGROUND_TIMEOUT, async { query.fetch_one(&mut *self.connection().await?).await }).await?;
+        let found = self.fetch_one(BACKGROUND_TIMEOUT, query).await?;
         Ok(OutboxState {
             rows: u64::try_from(found.try_get::<i64, _>("rows")?).unwrap_or(0),
             oldest: seconds(found.try_get("oldest")?),

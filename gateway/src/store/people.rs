@@ -33,7 +33,7 @@ impl Store {
     ) -> sqlx::Result<Vec<Membership>> {
         let ids: Vec<Uuid> = conversations.iter().map(|conversation| conversation.0).collect();
         let query = sqlx::query(MEMBERSHIPS).bind(ids);
-        let rows = self.answered(limit, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let rows = self.fetch_all(limit, query).await?;
         let mut memberships: Vec<Membership> = Vec::new();
         for row in &rows {
             let conversation_id = ConversationId(row.try_get("id")?);
@@ -66,8 +66,7 @@ impl Store {
         let names: Vec<&str> = people.values().map(|(name, _)| *name).collect();
         let types: Vec<&str> = people.values().map(|(_, user_type)| *user_type).collect();
         let query = sqlx::query(UPSERT_USERS).bind(ids).bind(names).bind(types);
-        let rows =
-            self.answered(BACKGROUND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let rows = self.fetch_all(BACKGROUND_TIMEOUT, query).await?;
         rows.iter().map(|row| row::user_id(row.try_get("id")?)).collect()
     }
 
@@ -78,8 +77,7 @@ impl Store {
     pub async fn last_seen(&self, users: &[UserId]) -> sqlx::Result<HashMap<UserId, Timestamp>> {
         let ids: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let query = sqlx::query(LAST_SEEN).bind(ids);
-        let rows =
-            self.answered(COMMAND_TIMEOUT, async { query.fetch_all(&mut *self.connection().await?).await }).await?;
+        let rows = self.fetch_all(COMMAND_TIMEOUT, query).await?;
         rows.iter()
             .map(|row| {
                 let at: OffsetDateTime = row.try_get("last_seen")?;

@@ -32,6 +32,11 @@ pub(super) fn user_id(stored: &str) -> sqlx::Result<UserId> {
     UserId::new(stored).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
+/// Each row as a value.
+pub(super) fn all<T: for<'r> FromRow<'r, PgRow>>(rows: &[PgRow]) -> sqlx::Result<Vec<T>> {
+    rows.iter().map(T::from_row).collect()
+}
+
 impl FromRow<'_, PgRow> for HistoryMessage {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let optional_seq = |name: &str| row.try_get::<Option<i64>, _>(name).map(|stored| stored.map(seq));

@@ -35,7 +35,7 @@ const TRADES: &[Trade] = &[
     Trade {
         name: "metrics",
         signs: &["\"partyline_gateway_", "\"partyline_persister_", "counter!(", "gauge!(", "histogram!("],
-        homes: &["gateway/src/metrics", "persister/src/metrics"],
+        homes: &["gateway/src/metrics", "persister/src/metrics", "shared/src/task_metrics"],
     },
     Trade {
         name: "spans",

@@ -90,6 +90,47 @@ async fn the_added_are_told_and_have_read_everything_so_far() {
 }
 
 #[tokio::test]
+async fn added_participant_has_no_unread_messages_while_the_persister_lags() {
+    let world = World::new().await;
+    let (here, there) = (world.gateway().await, world.gateway().await);
+    let chat = world.group(&here, &["ann", "bob"]).await;
+    let mut ann = world.person(&here, "ann").await;
+    let mut bob = world.person(&there, "bob").await;
+    bob.join(&chat).await;
+    let mut eve = world.person(&there, "eve").await;
+    for n in 0..3 {
+        ann.send(&chat, &n.to_string()).await;
+    }
+    let people = format!("{CONVERSATIONS}{chat}/participants/");
+    assert_eq!(world.post(&here, "ann", &people, json!({ "user_id": "eve" })).await.status, 201);
+    let added = seq(&bob.expect("participant_added").await);
+
+    let news = eve.expect("conversation_updated").await;
+    assert_eq!((&news["reason"], &news["unread_count"]), (&json!("added"), &json!(0)), "{news}");
+    let listed = async || {
+        let list = world.get(&there, "eve", CONVERSATIONS).await.body;
+        let entry = &list["results"][0];
+        (entry["unread_count"].as_u64().unwrap(), entry["last_read_seq"].as_u64().unwrap())
+    };
+    assert_eq!(listed().await, (0, added), "without a persister");
+    // A room that was open before, and one that is opened now.
+    for gateway in [&there, &here] {
+        let joined = world.person(gateway, "ann").await.join(&chat).await;
+        assert_eq!(joined["read_markers"]["eve"], added, "{joined}");
+    }
+    ann.send(&chat, "after").await;
+    let news = eve.expect("conversation_updated").await;
+    assert_eq!(news["unread_count"], 1, "{news}");
+
+    let _persister = world.persister().await;
+    world.persisted().await;
+    assert_eq!(listed().await, (1, added), "with everything in Postgres");
+    let fresh = world.gateway().await;
+    let joined = world.person(&fresh, "ann").await.join(&chat).await;
+    assert_eq!(joined["read_markers"]["eve"], added, "{joined}");
+}
+
+#[tokio::test]
 async fn groups_outlive_their_owners_and_pairs_stay_pairs() {
     let world = World::new().await;
     let gateway = world.launch().env("PARTYLINE_GROUP_MAX", "3").start().await.unwrap();

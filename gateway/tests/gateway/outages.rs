@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream;
 use devstack::testing::{Process, Proxy};
 use futures_util::{SinkExt, StreamExt, future::join_all};
-use partyline_shared::subjects;
+use partyline_gateway::store::Store;
+use partyline_shared::{ids::ConversationId, settings::DatabaseSettings, subjects};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -416,6 +417,8 @@ async fn connections_to_a_dead_postgres_are_replaced() {
     // Idle: another takes the place within the request.
     assert_eq!(join_all((0..4).map(|_| list())).await, [200; 4]);
     proxy.strand();
+    // One that was used within the last second is not tested, and its query may fail.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(list().await, 200);
 }
 
@@ -462,4 +465,24 @@ async fn without_postgres_a_repeat_whose_name_carries_no_time_is_stored_once() {
     // The log holds everything that was ever stored: a new one can be judged.
     assert_eq!(ann.get("ack", undated("new")).await["duplicate"], false);
     drop(persister);
+}
+
+#[tokio::test]
+async fn query_on_a_connection_that_was_just_used_costs_one_round_trip() {
+    const QUERIES: u64 = 20;
+    let world = World::new().await;
+    let proxy = Proxy::start(world.env.database_url()).await.unwrap();
+    let settings = DatabaseSettings { database_url: proxy.through(world.env.database_url()), database_connections: 1 };
+    let store = Store::connect_lazy(&settings).unwrap();
+    let conversation = ConversationId::generate();
+    assert!(store.message(conversation, 1).await.unwrap().is_none(), "connected and prepared");
+    // The pool has it back once it has answered.
+    until("the connection to be idle", async || store.pool().num_idle() == 1).await;
+    let before = proxy.sent();
+    for _ in 0..QUERIES {
+        assert!(store.message(conversation, 1).await.unwrap().is_none());
+    }
+    until("the connection to be idle", async || store.pool().num_idle() == 1).await;
+    // The query, and after it the test with which the pool takes the connection back.
+    assert_eq!(proxy.sent() - before, 2 * QUERIES);
 }

@@ -94,6 +94,10 @@ pub(crate) struct Held {
     /// From the list, or the last news; `None` if it isn't known.
     pub(crate) unread: Option<u64>,
     pub(crate) refusals: u32,
+    /// The last join was refused for good.
+    pub(crate) is_refused: bool,
+    /// At rest: a join that was asked for must succeed.
+    pub(crate) must_join: bool,
 }
 
 /// What was asked, to be found again by `ref`.
@@ -225,6 +229,7 @@ impl Device {
         let held = &mut self.held[conversation];
         held.wanted = true;
         held.retry_at = None;
+        held.is_refused = false;
         let after = held.seq;
         let mut command = json!({ "type": "join_conversation", "conversation_id": ids[conversation] });
         if let Some(after) = after {
@@ -321,7 +326,7 @@ impl Device {
         match frame["code"].as_str() {
             // Nothing was done: what was joined still is.
             Some("unavailable") => held.retry_at = Some(Instant::now() + RETRY),
-            _ => (held.wanted, held.joined) = (false, false),
+            _ => (held.wanted, held.joined, held.is_refused) = (false, false, true),
         }
     }
 
@@ -373,6 +378,8 @@ impl Device {
 
     fn live(&mut self, conversation: usize, frame: &Value, ids: &[String]) -> Result<(), Breach> {
         let (seq, previous) = (frame["seq"].as_u64().unwrap_or(0), frame["prev_seq"].as_u64().unwrap_or(0));
+        // Also what a client ignores: a participant who was removed must not be sent it.
+        self.heard.push((conversation, seq));
         let held = &mut self.held[conversation];
         // While a join is under way its answer tells where to go on; what is live until then belongs to the one before.
         if held.joining.is_some() && !held.joined {
@@ -381,7 +388,6 @@ impl Device {
         if !held.joined {
             return if held.wanted { Err(breach("live without a join", "")) } else { Ok(()) };
         }
-        self.heard.push((conversation, seq));
         let last = held.seq.unwrap_or(0);
         if seq <= last {
             return Err(breach("repeated event", format!("holds {last}")));
@@ -433,7 +439,11 @@ impl Device {
                 held.joined = false;
                 held.wanted = false;
             }
-            "participant_added" | "participant_removed" => {}
+            "participant_added" => {
+                let added = event["participant"]["user_id"].as_str().unwrap_or_default().to_owned();
+                self.mark(conversation, &added, seq);
+            }
+            "participant_removed" => {}
             _ => return Err(breach("unknown event", "")),
         }
         Ok(())

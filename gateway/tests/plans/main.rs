@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::large_futures, reason = "there is one of each at a time")]
 
+mod compare;
 mod device;
+mod executor;
 mod gate;
 mod nats;
+mod oracle;
 mod plan;
 mod postgres;
-mod run;
+mod rooms;
 mod shrink;
 mod world;
 
@@ -31,12 +34,16 @@ const LENGTH: usize = 60;
 
 /// Runs a plan on a runtime of its own, in which time passes only when the plan says so.
 fn execute(plan: &Plan, database_url: &str, trace: bool) -> Result<(), Breach> {
+    PANICS.lock().clear();
+    on_paused_time(executor::run(plan, database_url, trace))
+}
+
+fn on_paused_time<T>(run: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     // While a blocking task runs, idling does not make time pass.
     let (end, ended) = mpsc::channel::<()>();
     runtime.spawn_blocking(move || ended.recv().is_err());
-    PANICS.lock().clear();
-    let outcome = runtime.block_on(run::run(plan, database_url, trace));
+    let outcome = runtime.block_on(run);
     drop(end);
     runtime.shutdown_background();
     outcome

@@ -68,6 +68,7 @@ struct Connection {
     tasks: Vec<AbortHandle>,
     drop_live: u32,
     drop_control: u32,
+    drop_answers: u32,
 }
 
 #[derive(Default)]
@@ -154,10 +155,15 @@ impl Nats {
         self.of(name, |connection| connection.drop_control += count);
     }
 
+    /// Each of the next batches of answers to a client loses a message.
+    pub(crate) fn drop_answers(&self, name: &str, count: u32) {
+        self.of(name, |connection| connection.drop_answers += count);
+    }
+
     /// No faults any more.
     pub(crate) fn heal(&self) {
         for connection in self.state.lock().connections.values_mut() {
-            (connection.drop_live, connection.drop_control) = (0, 0);
+            (connection.drop_live, connection.drop_control, connection.drop_answers) = (0, 0, 0);
         }
     }
 
@@ -211,7 +217,22 @@ impl Nats {
                     self.reply(state, from, reply, &[], answer.to_string().as_bytes());
                 }
             }
-            None => self.deliver(state, &published.subject, &published.headers, &published.payload),
+            None => {
+                let mut connections = state.connections.values().flat_map(|it| &it.subscriptions);
+                let has_responder = connections.any(|(_, pattern)| fits(pattern, &published.subject));
+                match (from, &published.reply) {
+                    (Some(from), Some(reply)) if !has_responder => {
+                        self.replies(state, from, reply, &[(Some("503"), vec![], vec![])]);
+                    }
+                    _ => self.deliver(
+                        state,
+                        &published.subject,
+                        published.reply.as_deref(),
+                        &published.headers,
+                        &published.payload,
+                    ),
+                }
+            }
         }
     }
 
@@ -262,14 +283,21 @@ impl Nats {
             headers.extend(place(name, &stored));
             headers.push(("Nats-Last-Sequence".to_owned(), previous.to_string()));
             let subject = format!("chat.live.{conversation}.log");
-            self.deliver(state, &subject, &headers, &stored.payload);
+            self.deliver(state, &subject, None, &headers, &stored.payload);
         }
         self.push(state, name);
         json!({ "stream": name, "seq": seq, "duplicate": false })
     }
 
     /// To every subscription of every connection, as the plan's faults allow.
-    fn deliver(&self, state: &mut State, subject: &str, headers: &[(String, String)], payload: &[u8]) {
+    fn deliver(
+        &self,
+        state: &mut State,
+        subject: &str,
+        reply: Option<&str>,
+        headers: &[(String, String)],
+        payload: &[u8],
+    ) {
         for (number, connection) in &mut state.connections {
             let Connection { subscriptions, drop_live, drop_control, out, .. } = connection;
             for (sid, _) in subscriptions.iter().filter(|(_, pattern)| fits(pattern, subject)) {
@@ -286,7 +314,7 @@ impl Nats {
                     }
                     Lane::Control(*number)
                 };
-                self.gate.pass(lane, out, message(subject, sid, None, headers, payload));
+                self.gate.pass(lane, out, message(subject, sid, reply, headers, payload));
             }
         }
     }
@@ -343,12 +371,18 @@ impl Nats {
         let asked: Value = serde_json::from_slice(&published.payload).unwrap_or(Value::Null);
         let tokens: Vec<&str> = api.split('.').collect();
         match tokens[..] {
+            ["DIRECT", "GET", name] if asked["batch"].is_null() => {
+                match asked["seq"].as_u64().and_then(|seq| state.streams[name].messages.get(&seq)) {
+                    Some(found) => self.reply(state, from, reply, &own_headers(name, found), &found.payload),
+                    None => self.replies(state, from, reply, &[(Some("404 Message Not Found"), vec![], vec![])]),
+                }
+            }
             ["DIRECT", "GET", name] => self.direct_get_batch(state, from, reply, name, &asked),
             ["DIRECT", "GET", name, ..] => {
                 let subject = api.splitn(4, '.').nth(3).unwrap_or_default();
                 let stream = &state.streams[name];
                 match stream.messages.values().rev().find(|it| it.subject == subject) {
-                    Some(found) => self.reply(state, from, reply, &place(name, found), &found.payload),
+                    Some(found) => self.reply(state, from, reply, &own_headers(name, found), &found.payload),
                     None => self.replies(state, from, reply, &[(Some("404 Message Not Found"), vec![], vec![])]),
                 }
             }
@@ -362,29 +396,53 @@ impl Nats {
         }
     }
 
-    fn direct_get_batch(&self, state: &State, from: u64, reply: &str, name: &str, asked: &Value) {
+    fn direct_get_batch(&self, state: &mut State, from: u64, reply: &str, name: &str, asked: &Value) {
         let stream = &state.streams[name];
         let (first, batch) = (asked["seq"].as_u64().unwrap_or(1), asked["batch"].as_u64().unwrap_or(1) as usize);
         let wanted = asked["next_by_subj"].as_str().unwrap_or(">");
-        if let Some(wanted) = asked["multi_last"].as_array() {
-            let last = |subject: &Value| {
-                let subject = subject.as_str().unwrap_or_default();
-                stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
-            };
-            let mut found: Vec<_> = wanted.iter().filter_map(last).collect();
-            found.sort_by_key(|it| it.seq);
-            found.truncate(batch);
-            return self.reply_direct(state, from, reply, name, &found);
+        let mut found: Vec<Arc<Stored>> = match asked["multi_last"].as_array() {
+            Some(wanted) => {
+                let last = |subject: &Value| {
+                    let subject = subject.as_str().unwrap_or_default();
+                    stream.messages.range(first..).map(|(_, it)| it).rev().find(|it| fits(subject, &it.subject))
+                };
+                wanted.iter().filter_map(last).cloned().collect()
+            }
+            None => {
+                let later = stream.messages.range(first..).map(|(_, it)| it);
+                later.filter(|it| fits(wanted, &it.subject)).cloned().collect()
+            }
+        };
+        found.sort_by_key(|it| it.seq);
+        let mut pending = found.len();
+        found.truncate(batch);
+        let batch_headers = |pending: usize, last: u64| {
+            [("Nats-Num-Pending", pending as u64), ("Nats-Last-Sequence", last)]
+                .map(|(name, value)| (name.to_owned(), value.to_string()))
+        };
+        let mut last = 0;
+        let mut answers = Vec::new();
+        for it in &found {
+            pending -= 1;
+            let headers = [own_headers(name, it), batch_headers(pending, last).to_vec()].concat();
+            answers.push((None, headers, it.payload.to_vec()));
+            last = it.seq;
         }
-        let found = stream.messages.range(first..).map(|(_, it)| it).filter(|it| fits(wanted, &it.subject));
-        let found: Vec<_> = found.take(batch).collect();
-        self.reply_direct(state, from, reply, name, &found);
-    }
-
-    fn reply_direct(&self, state: &State, from: u64, reply: &str, name: &str, found: &[&Arc<Stored>]) {
-        let mut answers: Vec<_> = found.iter().map(|it| (None, place(name, it), it.payload.to_vec())).collect();
-        let end = if answers.is_empty() { "404 Message Not Found" } else { "204 EOB" };
-        answers.push((Some(end), vec![], vec![]));
+        // One for the last messages fails only if there is none at all, wherever it begins.
+        let subjects: Vec<&str> =
+            asked["multi_last"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let has_last = stream.messages.values().any(|it| subjects.iter().any(|subject| fits(subject, &it.subject)));
+        if answers.is_empty() && !has_last {
+            answers.push((Some("404 Message Not Found"), vec![], vec![]));
+        } else {
+            if let Some(connection) = state.connections.get_mut(&from).filter(|it| it.drop_answers > 0)
+                && !answers.is_empty()
+            {
+                connection.drop_answers -= 1;
+                answers.remove(last as usize % answers.len());
+            }
+            answers.push((Some("204 EOB"), batch_headers(pending, last).to_vec(), vec![]));
+        }
         self.replies(state, from, reply, &answers);
     }
 }
@@ -479,6 +537,11 @@ impl Consumer {
     }
 }
 
+/// The headers of a stored message in an answer: its own, and its place.
+fn own_headers(stream: &str, stored: &Stored) -> Vec<(String, String)> {
+    [stored.headers.clone(), place(stream, stored)].concat()
+}
+
 fn place(stream: &str, stored: &Stored) -> Vec<(String, String)> {
     let header = |name: &str, value: String| (name.to_owned(), value);
     vec![
@@ -554,6 +617,7 @@ async fn accept(nats: Arc<Nats>, listener: TcpListener) {
                 tasks: vec![writer, reader],
                 drop_live: 0,
                 drop_control: 0,
+                drop_answers: 0,
             },
         );
     }

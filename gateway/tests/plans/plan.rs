@@ -96,6 +96,11 @@ pub(crate) enum Step {
         gateway: u8,
         count: u8,
     },
+    /// The next batches that a gateway reads from the log each lose an answer.
+    DropAnswers {
+        gateway: u8,
+        count: u8,
+    },
     /// The gateway loses its connection to NATS and comes back.
     CutLink {
         gateway: u8,
@@ -153,7 +158,7 @@ pub(crate) fn generate(seed: u64, length: usize) -> Plan {
 }
 
 /// Kinds of steps that a plan may do without.
-const KINDS: usize = 13;
+const KINDS: usize = 14;
 
 fn kind(step: &Step) -> Option<usize> {
     Some(match step {
@@ -170,6 +175,7 @@ fn kind(step: &Step) -> Option<usize> {
         Step::CutLink { .. } => 10,
         Step::Restart { .. } => 11,
         Step::Send { heavy: true, .. } => 12,
+        Step::DropAnswers { .. } => 13,
         _ => return None,
     })
 }
@@ -197,7 +203,8 @@ fn step(random: &mut impl Rng, people: u8, conversations: u8) -> Step {
         71..=74 => Step::Remove { gateway, conversation, person },
         75..=82 => Step::Persist { count: random.random_range(1..=60), acknowledge: random.random_ratio(3, 4) },
         83..=84 => Step::Retain,
-        85..=87 => Step::DropLive { gateway, count: random.random_range(1..=3) },
+        85..=86 => Step::DropLive { gateway, count: random.random_range(1..=3) },
+        87 => Step::DropAnswers { gateway, count: random.random_range(1..=3) },
         88 => Step::DropControl { gateway, count: random.random_range(1..=2) },
         89 => Step::CutLink { gateway },
         90 => Step::Restart { gateway },

@@ -1,6 +1,6 @@
 use partyline_shared::{
     claims::UserType,
-    event::{MessageType, Read},
+    event::{MessageType, Participant, ParticipantAdded, Read, Role},
     ids::ClientId,
     timestamp::Timestamp,
 };
@@ -89,6 +89,23 @@ fn a_message_marks_all_before_it_as_read_by_its_sender() {
     let events =
         entries([(3, message(conversation_id)), (5, read_to(conversation_id, 2)), (7, message(conversation_id))]);
     assert_eq!(Rows::of(&events).reads.into_values().collect::<Vec<_>>(), [7]);
+}
+
+#[test]
+fn an_added_participant_has_read_everything_before() {
+    let conversation_id = ConversationId::generate();
+    let added = UserId::new("added").unwrap();
+    let participant = Participant {
+        user_id: added.clone(),
+        username: "Added".into(),
+        user_type: UserType::Customer,
+        role: Role::Member,
+        last_read_seq: 0,
+    };
+    let event = ParticipantAdded { conversation_id, participant, added_by: user() };
+    let events =
+        entries([(3, message(conversation_id)), (5, Event::ParticipantAdded(event)), (7, message(conversation_id))]);
+    assert_eq!(Rows::of(&events).reads[&(conversation_id, &added)], 5);
 }
 
 #[test]

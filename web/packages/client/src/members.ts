@@ -22,7 +22,10 @@ export class Members {
       // Who sends has read what came before; no marker lies beyond the newest event.
       this.markers = new Map(this.markers).set(event.sender_id, event.seq);
     } else if (event.type === "participant_added") {
-      this.#without(event.participant.user_id, event.participant);
+      const { user_id } = event.participant;
+      this.#without(user_id, event.participant);
+      // Whoever is added has read everything before.
+      this.markers = new Map(this.markers).set(user_id, Math.max(this.marker(user_id), event.seq));
     } else if (event.type === "participant_removed") {
       this.#without(event.user_id);
     }
