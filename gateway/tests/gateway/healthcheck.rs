@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use devstack::testing::{Process, binary};
+use devstack::testing::{Process, Signal, binary};
 
 use crate::support::{World, until};
 
@@ -26,10 +26,12 @@ async fn healthcheck_tells_ready_from_alive_and_from_gone() {
         assert_eq!(healthcheck(program, process, &[]), (Some(0), "ready\n".into()), "{program}");
         assert_eq!(healthcheck(program, process, &["--live"]), (Some(0), "alive\n".into()), "{program}");
     }
-    let waiting = world.launch().env("PARTYLINE_NATS_URL", "nats://127.0.0.1:1").spawn().unwrap();
-    until("the gateway to live", async || healthcheck("gateway", &waiting, &["--live"]).0 == Some(0)).await;
-    let (code, answer) = healthcheck("gateway", &waiting, &[]);
-    assert!(code == Some(1) && answer.starts_with("not ready: nats"), "{code:?} {answer}");
+    let leaving = world.launch().env("PARTYLINE_DRAIN_NOTICE_SECONDS", "60").start().await.unwrap();
+    leaving.signal(Signal::TERM);
+    until("the gateway to leave", async || healthcheck("gateway", &leaving, &[]).0 == Some(1)).await;
+    let (_, answer) = healthcheck("gateway", &leaving, &[]);
+    assert!(answer.starts_with("not ready: "), "{answer}");
+    assert_eq!(healthcheck("gateway", &leaving, &["--live"]).0, Some(0));
     persister.kill().await;
     let (code, answer) = healthcheck("persister", &persister, &[]);
     assert!(code == Some(1) && answer.contains("does not answer"), "{code:?} {answer}");
