@@ -7,6 +7,7 @@ mod publisher;
 mod read;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use partyline_shared::{
     ids::{ConversationId, Seq, UserId},
     nats,
     settings::NatsSettings,
-    streams::{self, LogStream},
+    streams::{self, Layout, LogStream},
     subjects,
     timestamp::Timestamp,
     wire::Refusal,
@@ -66,6 +67,12 @@ struct PartitionState {
     persister: PullConsumer,
 }
 
+/// The partitions, and which conversation is in which.
+struct Table {
+    layout: Layout,
+    partitions: BTreeMap<u16, Arc<Partition>>,
+}
+
 /// The log of every conversation.
 pub struct Log {
     client: Client,
@@ -73,7 +80,7 @@ pub struct Log {
     publisher: Arc<Publisher>,
     settings: NatsSettings,
     node: String,
-    partitions: Vec<Partition>,
+    table: ArcSwap<Table>,
     /// A stream may be gone, or may be another one by now.
     doubt: Notify,
 }
@@ -96,15 +103,8 @@ impl Log {
         R: Future<Output = anyhow::Result<u64>>,
     {
         let js = ContextBuilder::new().timeout(ANSWER_TIMEOUT).ack_timeout(ANSWER_TIMEOUT).build(client.clone());
-        let mut partitions = Vec::new();
-        for state in load(&js, settings, floor).await? {
-            partitions.push(Partition {
-                state: ArcSwap::from_pointee(state),
-                progress: Mutex::default(),
-                refresh: tokio::sync::Mutex::new(()),
-                looking: AtomicBool::new(false),
-            });
-        }
+        let (layout, states) = load(&js, settings, floor).await?;
+        let partitions = states.into_iter().map(|state| (state.log.partition, Partition::new(state))).collect();
         let publisher = Publisher::new();
         let name = format!("partyline-gateway-{node}-append");
         let run = publisher.clone().run(settings.clone(), name, end.clone());
@@ -115,7 +115,7 @@ impl Log {
             publisher,
             settings: settings.clone(),
             node: node.to_owned(),
-            partitions,
+            table: ArcSwap::from_pointee(Table { layout, partitions }),
             doubt: Notify::new(),
         }))
     }
@@ -172,9 +172,17 @@ impl Log {
         F: Fn() -> R,
         R: Future<Output = anyhow::Result<u64>>,
     {
-        let mut restarted = false;
-        for state in load(&self.js, &self.settings, floor).await? {
-            let partition = &self.partitions[usize::from(state.log.partition)];
+        let (layout, states) = load(&self.js, &self.settings, floor).await?;
+        let old = self.table.load_full();
+        let mut partitions = BTreeMap::new();
+        // Conversations may have moved if all streams were lost and another process made them with another number.
+        let mut restarted = !layout.extends(&old.layout);
+        for state in states {
+            let number = state.log.partition;
+            let Some(partition) = old.partitions.get(&number) else {
+                partitions.insert(number, Partition::new(state));
+                continue;
+            };
             let is_new = partition.state.load().log.epoch != state.log.epoch;
             restarted |= is_new;
             partition.state.store(Arc::new(state));
@@ -182,22 +190,36 @@ impl Log {
             if is_new {
                 *partition.progress.lock() = Progress::default();
             }
+            partitions.insert(number, partition.clone());
         }
+        self.table.store(Arc::new(Table { layout, partitions }));
         Ok(restarted)
     }
 
-    /// The epoch of a conversation's log.
+    /// Returns an id for a new conversation.
+    #[must_use]
+    pub fn new_conversation(&self) -> ConversationId {
+        self.table.load().layout.new_conversation()
+    }
+
+    /// The epoch of a conversation's log; empty if its stream is not known here yet.
     #[must_use]
     pub fn epoch(&self, conversation: ConversationId) -> String {
-        self.partition(conversation).state.load().log.epoch.clone()
+        self.partition(conversation).map(|it| it.state.load().log.epoch.clone()).unwrap_or_default()
     }
 
     fn number(&self, conversation: ConversationId) -> u16 {
-        subjects::partition(conversation, self.settings.partitions)
+        self.table.load().layout.partition(conversation)
     }
 
-    fn partition(&self, conversation: ConversationId) -> &Partition {
-        &self.partitions[usize::from(self.number(conversation))]
+    /// The partition of a conversation. Another gateway may have put it into a stream that is not known here yet: that is
+    /// looked up, and the command is refused meanwhile.
+    fn partition(&self, conversation: ConversationId) -> Result<Arc<Partition>, Refusal> {
+        let table = self.table.load();
+        table.partitions.get(&table.layout.partition(conversation)).cloned().ok_or_else(|| {
+            self.doubt();
+            Refusal::unavailable("the log")
+        })
     }
 
     fn subject(&self, conversation: ConversationId) -> String {
@@ -221,17 +243,29 @@ impl Log {
     }
 }
 
-async fn load<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<PartitionState>>
+impl Partition {
+    fn new(state: PartitionState) -> Arc<Self> {
+        Arc::new(Self {
+            state: ArcSwap::from_pointee(state),
+            progress: Mutex::default(),
+            refresh: tokio::sync::Mutex::new(()),
+            looking: AtomicBool::new(false),
+        })
+    }
+}
+
+async fn load<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<(Layout, Vec<PartitionState>)>
 where
     F: Fn() -> R,
     R: Future<Output = anyhow::Result<u64>>,
 {
     let mut states = Vec::new();
-    for log in streams::ensure_log(js, settings, floor).await? {
+    let log = streams::ensure_log(js, settings, floor).await?;
+    for log in log.streams {
         let persister = streams::ensure_persister(&log.stream).await?;
         states.push(PartitionState { log, persister });
     }
     streams::ensure_dead_letters(js, settings).await?;
     streams::ensure_seen(js, settings).await?;
-    Ok(states)
+    Ok((log.layout, states))
 }

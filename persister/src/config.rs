@@ -2,13 +2,18 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::Parser;
-use partyline_shared::settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings};
+use clap::{Parser, Subcommand};
+use partyline_shared::{
+    settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings},
+    subjects::MAX_PARTITIONS,
+};
 
 /// Partyline's persister: writes the log into Postgres. Run as many as you like; they share the work.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "persister", version, about)]
 pub struct Config {
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
     #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value = "127.0.0.1:9101")]
     pub admin_addr: SocketAddr,
@@ -27,6 +32,18 @@ pub struct Config {
     pub database: DatabaseSettings,
     #[command(flatten)]
     pub telemetry: TelemetrySettings,
+}
+
+/// What to do instead of persisting.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Prints the number of partitions of the log, or makes it larger.
+    Partitions {
+        /// Make streams up to this number, and put new conversations into them. Old conversations stay where they are.
+        /// Running gateways and persisters take it up; afterwards set PARTYLINE_PARTITIONS to it, where it is set.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_PARTITIONS)))]
+        grow: Option<u16>,
+    },
 }
 
 impl Config {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod lag;
 pub mod metrics;
+pub mod partitions;
 pub mod pipeline;
 pub mod process;
 pub mod pull;

@@ -1,6 +1,10 @@
 //! The life of a persister process: settings, logs and metrics, the admin port, persisting, a clean end.
 
-use partyline_persister::{config::Config, metrics, process::Persister};
+use partyline_persister::{
+    config::{Command, Config},
+    metrics, partitions,
+    process::Persister,
+};
 use partyline_shared::{settings, shutdown, tasks, telemetry};
 
 fn main() -> anyhow::Result<()> {
@@ -10,9 +14,25 @@ fn main() -> anyhow::Result<()> {
     metrics::describe();
     tasks::install(metrics::task);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        if let Some(command) = &config.command {
+            return run_command(&config, command).await;
+        }
         let shutdown = shutdown::on_signal()?;
         let persister = Persister::bind(config, recorder).await?;
         tracing::info!(admin = %persister.admin_addr()?, "listening");
         persister.run(shutdown).await
     })
+}
+
+async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Partitions { grow } => {
+            let layout = match grow {
+                Some(to) => partitions::grow(config, *to).await?,
+                None => partitions::show(config).await?,
+            };
+            println!("{}", layout.partitions());
+        }
+    }
+    Ok(())
 }

@@ -28,6 +28,7 @@ const SPANS: &str = "partyline_persister_spans_total";
 const TASKS: &str = "partyline_persister_tasks";
 const TASK_PANICS: &str = "partyline_persister_task_panics_total";
 const TASK_RESTARTS: &str = "partyline_persister_task_restarts_total";
+const PARTITIONS: &str = "partyline_persister_partitions";
 const STREAM_MESSAGES: &str = "partyline_persister_stream_messages";
 const STREAM_BYTES: &str = "partyline_persister_stream_bytes";
 const STREAM_REPLICAS: &str = "partyline_persister_stream_replicas";
@@ -96,6 +97,11 @@ pub fn describe() {
 }
 
 fn describe_servers() {
+    describe_gauge!(
+        PARTITIONS,
+        "Partitions of the log, by state: recorded (in the streams' metadata), found (streams that there are), served (by \
+         this process)"
+    );
     describe_gauge!(STREAM_MESSAGES, "Messages in a stream");
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "Bytes of a stream, of one copy");
     describe_gauge!(STREAM_REPLICAS, "Copies that a stream should have");
@@ -134,6 +140,22 @@ pub fn lag(partition: u16, messages: u64, in_flight: usize, age: Duration) {
     gauge!(LAG_MESSAGES, "partition" => partition.clone()).set(messages as f64);
     gauge!(IN_FLIGHT, "partition" => partition.clone()).set(in_flight as f64);
     gauge!(LAG_SECONDS, "partition" => partition).set(age.as_secs_f64());
+}
+
+/// The partitions that the log's layout has, and streams that it does not have.
+pub fn partitions(recorded: u16, strays: usize) {
+    gauge!(PARTITIONS, "state" => "recorded").set(f64::from(recorded));
+    partitions_found(usize::from(recorded) + strays);
+}
+
+/// Streams of the log that there are.
+pub fn partitions_found(count: usize) {
+    gauge!(PARTITIONS, "state" => "found").set(count as f64);
+}
+
+/// Streams of the log that this process persists.
+pub fn partitions_served(count: usize) {
+    gauge!(PARTITIONS, "state" => "served").set(count as f64);
 }
 
 /// A stream's state, and its copies: wanted, and up to date.

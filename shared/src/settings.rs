@@ -113,9 +113,11 @@ pub struct NatsSettings {
     /// Copies of each stream: 1 on one server, 3 in a cluster.
     #[arg(long, env = "PARTYLINE_NATS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub nats_replicas: u8,
-    /// Streams that the log is spread over. It can't be changed once there are conversations.
-    #[arg(long, env = "PARTYLINE_PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
-    pub partitions: u16,
+    /// Streams that the log is spread over, when the first process makes them (1 if not set). Later processes take the
+    /// number that the streams have, and a process where another number is set does not start. `persister partitions
+    /// --grow` makes it larger.
+    #[arg(long, env = "PARTYLINE_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
+    pub partitions: Option<u16>,
     /// How long the log keeps events, in hours. Postgres keeps messages for ever.
     #[arg(long, env = "PARTYLINE_LOG_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..))]
     pub log_hours: u32,

@@ -50,11 +50,11 @@ impl Log {
     /// `unavailable`.
     pub async fn head(&self, conversation: ConversationId) -> Result<Option<Entry>, Refusal> {
         self.check_link()?;
-        let state = self.partition(conversation).state.load_full();
+        let state = self.partition(conversation)?.state.load_full();
         let subject = self.subject(conversation);
         // A replica may lag behind its leader, so only a lone server is asked directly.
         let found = async {
-            if self.settings.nats_replicas > 1 {
+            if state.log.is_replicated() {
                 state.log.stream.get_last_raw_message_by_subject(&subject).await.map(Some).or_else(|error| {
                     use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
                     if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
@@ -86,10 +86,10 @@ impl Log {
             return Ok(None);
         }
         self.check_link()?;
-        let state = self.partition(conversation).state.load_full();
+        let state = self.partition(conversation)?.state.load_full();
         // As for the head: a replica may lag behind its leader.
         let found = async {
-            if self.settings.nats_replicas > 1 {
+            if state.log.is_replicated() {
                 state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
                     use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
                     if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
@@ -170,7 +170,7 @@ impl Log {
     /// Whether an answer to a direct get may come from a replica that lags.
     #[must_use]
     pub fn may_lag(&self) -> bool {
-        self.settings.nats_replicas > 1
+        self.table.load().partitions.values().any(|partition| partition.state.load().log.is_replicated())
     }
 
     /// Events after a place up to `head`, which was stored once, if retention cannot have removed any of them.
@@ -196,7 +196,8 @@ impl Log {
         if let Some(first) = entries.first_mut() {
             first.prev_seq = after;
         }
-        let watermark = self.look(self.partition(conversation)).await?;
+        let partition = self.partition(conversation)?;
+        let watermark = self.look(&partition).await?;
         if head_is_gone {
             return Ok(Rest::InPostgres(watermark.floor.max(head)));
         }

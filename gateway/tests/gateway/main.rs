@@ -21,6 +21,7 @@ mod nats_link;
 mod once;
 mod outages;
 mod outbox;
+mod partitions;
 mod person;
 mod plans;
 mod presence;
