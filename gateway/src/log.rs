@@ -5,10 +5,14 @@ mod append;
 mod progress;
 mod publisher;
 mod read;
+mod verify;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +20,7 @@ use arc_swap::ArcSwap;
 use async_nats::{
     Client,
     connection::State,
-    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
+    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder, stream::Config},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,6 +41,7 @@ pub use self::{
     progress::{Floors, Watermark},
     publisher::Traffic,
     read::{End, Rest},
+    verify::{Behind, NotVerified},
 };
 use self::{progress::Progress, publisher::Publisher};
 use crate::tasks;
@@ -65,6 +70,20 @@ struct Partition {
 struct PartitionState {
     log: LogStream,
     persister: PullConsumer,
+    epoch: Arc<EpochState>,
+}
+
+/// The persister has not said yet how long it keeps events.
+const NOT_SAID: u64 = u64::MAX;
+
+/// What this node knows of an epoch of a partition.
+struct EpochState {
+    /// The highest place that the log was seen to have.
+    highest: AtomicU64,
+    /// Up to here events were counted that left the log before Postgres had them.
+    counted: Mutex<Seq>,
+    /// For how many seconds the persister keeps events, or [`NOT_SAID`].
+    keeps: AtomicU64,
 }
 
 /// The partitions, and which conversation is in which.
@@ -81,6 +100,8 @@ pub struct Log {
     settings: NatsSettings,
     node: String,
     table: ArcSwap<Table>,
+    /// The log was once compared with Postgres.
+    compared: AtomicBool,
     /// A stream may be gone, or may be another one by now.
     doubt: Notify,
 }
@@ -116,6 +137,7 @@ impl Log {
             settings: settings.clone(),
             node: node.to_owned(),
             table: ArcSwap::from_pointee(Table { layout, partitions }),
+            compared: AtomicBool::new(false),
             doubt: Notify::new(),
         }))
     }
@@ -131,7 +153,7 @@ impl Log {
     /// # Errors
     /// `unavailable`.
     pub fn check_link(&self) -> Result<(), Refusal> {
-        let stands = self.client.connection_state() == State::Connected && self.publisher.context().is_some();
+        let stands = self.client.connection_state() == State::Connected && self.publisher.is_connected();
         if stands { Ok(()) } else { Err(Refusal::unavailable("the log")) }
     }
 
@@ -183,9 +205,11 @@ impl Log {
                 partitions.insert(number, Partition::new(state));
                 continue;
             };
-            let is_new = partition.state.load().log.epoch != state.log.epoch;
+            let known = partition.state.load_full();
+            let is_new = known.log.epoch != state.log.epoch;
             restarted |= is_new;
-            partition.state.store(Arc::new(state));
+            let epoch = if is_new { state.epoch } else { known.epoch.clone() };
+            partition.state.store(Arc::new(PartitionState { epoch, ..state }));
             // The looks at an old log go on counting: without them every message would be searched for in the tail.
             if is_new {
                 *partition.progress.lock() = Progress::default();
@@ -243,6 +267,14 @@ impl Log {
     }
 }
 
+impl EpochState {
+    fn note_retention(&self, config: &Config) {
+        if let Some(keep) = streams::retention(config) {
+            self.keeps.store(keep.as_secs(), Ordering::Release);
+        }
+    }
+}
+
 impl Partition {
     fn new(state: PartitionState) -> Arc<Self> {
         Arc::new(Self {
@@ -263,7 +295,13 @@ where
     let log = streams::ensure_log(js, settings, floor).await?;
     for log in log.streams {
         let persister = streams::ensure_persister(&log.stream).await?;
-        states.push(PartitionState { log, persister });
+        let epoch = Arc::new(EpochState {
+            highest: AtomicU64::default(),
+            counted: Mutex::default(),
+            keeps: AtomicU64::new(NOT_SAID),
+        });
+        epoch.note_retention(&log.stream.cached_info().config);
+        states.push(PartitionState { log, persister, epoch });
     }
     streams::ensure_dead_letters(js, settings).await?;
     streams::ensure_seen(js, settings).await?;

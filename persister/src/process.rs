@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     dead_letter::DeadLetters,
-    lag, metrics, partitions,
+    epoch, lag, metrics, partitions,
     pipeline::Pipeline,
     pull::{Limits, Puller},
     queue::{Queue, Queues},
+    retention,
     retry::Backoff,
     seen,
     store::Store,
@@ -163,6 +164,10 @@ fn watch(opened: &Opened, aside: &mut JoinSet<()>) -> mpsc::Receiver<(Queue, Pul
     let (queues, store) = (opened.queues.clone(), opened.queues.store.clone());
     aside.spawn(tasks::restarting("watch_jetstream", move || watch::jetstream(queues.clone())));
     aside.spawn(tasks::restarting("watch_postgres", move || watch::postgres(store.clone())));
+    let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("watch_epoch", move || epoch::watch(queues.clone())));
+    let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("retention", move || retention::run(queues.clone())));
     let (send, found) = mpsc::channel(1);
     let served: BTreeSet<u16> = opened.consumers.iter().filter_map(|(queue, _)| queue.partition()).collect();
     let discover = partitions::discover(opened.queues.clone(), served, send);
@@ -186,7 +191,7 @@ fn begin(
         Queue::Log(partition) => {
             let dead = DeadLetters::new(opened.client.clone(), &config.nats);
             let stream = subjects::log_stream(partition);
-            let pipeline = Pipeline { store, dead, consumer: consumer.clone(), stream };
+            let pipeline = Pipeline { store, dead, consumer: consumer.clone(), partition, stream };
             pipelines.spawn(tasks::essential_until("pipeline", pipeline.run(batches), shutdown.clone()));
         }
         Queue::Seen => {

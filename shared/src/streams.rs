@@ -13,12 +13,27 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream},
 };
 use futures_util::TryStreamExt;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{ids::ConversationId, settings::NatsSettings, subjects};
 
 /// Where the stream's metadata keeps its epoch.
 const EPOCH_KEY: &str = "partyline.epoch";
+/// Where the stream's metadata keeps the place at which the present epoch begins, if it began in a stream that was
+/// there already.
+const BEGIN_KEY: &str = "partyline.begin";
+/// How far above all known places an epoch begins: beyond what the lost end of the log can have held and a persister may
+/// still have in hand.
+const BEGIN_MARGIN: u64 = 100_000;
+/// Looks, a second apart, at which a log with several copies must end too low: a new leader may lag for a moment.
+const CONFIRMATIONS: u32 = 10;
+/// Where the stream's metadata keeps for how many seconds the persister keeps events.
+const KEEP_KEY: &str = "partyline.keep_seconds";
+/// What dead letters may take at most, a copy; beyond it the events stay in the log.
+const DEAD_BYTES: i64 = 256 << 20;
+/// What last-seen notes may take at most, a copy; beyond it the oldest go.
+const SEEN_BYTES: i64 = 128 << 20;
 /// Where the stream's metadata keeps the [`Layout`].
 const PARTITIONS_KEY: &str = "partyline.partitions";
 /// How long a node's lease lasts without renewal.
@@ -285,10 +300,11 @@ fn log_config(settings: &NatsSettings, partition: u16, first_sequence: u64, epoc
         description: Some("Partyline: the ordered log of every conversation of a partition".into()),
         subjects: vec![subjects::log_all(partition)],
         retention: RetentionPolicy::Limits,
-        discard: DiscardPolicy::Old,
+        // Full, it takes no more: what it holds is perhaps in no other place. The persister removes what is old.
+        discard: DiscardPolicy::New,
+        max_bytes: settings.log_bytes_of(layout.partitions()),
         storage: StorageType::File,
         num_replicas: usize::from(settings.nats_replicas),
-        max_age: Duration::from_secs(u64::from(settings.log_hours) * 3_600),
         duplicate_window: Duration::from_secs(u64::from(settings.dedup_seconds)),
         allow_direct: true,
         republish: Some(Republish { source, destination, headers_only: false }),
@@ -310,9 +326,12 @@ async fn update_log(
     let recorded = old.metadata.get(PARTITIONS_KEY).and_then(|text| Layout::parse(text));
     // Never back to a smaller one.
     let has_layout = recorded.is_some_and(|recorded| recorded.partitions() >= layout.partitions());
-    let same = old.max_age == wanted.max_age
+    let replicas = old.num_replicas.max(wanted.num_replicas);
+    let same = old.max_age.is_zero()
+        && old.discard == wanted.discard
+        && old.max_bytes.max(0) == wanted.max_bytes.max(0)
         && old.duplicate_window == wanted.duplicate_window
-        && old.num_replicas == wanted.num_replicas
+        && old.num_replicas == replicas
         && old.allow_direct
         && old.metadata.contains_key(EPOCH_KEY)
         && has_layout;
@@ -320,9 +339,12 @@ async fn update_log(
         return Ok(found);
     }
     let mut config = old.clone();
-    config.max_age = wanted.max_age;
+    config.max_age = Duration::ZERO;
+    config.discard = wanted.discard;
+    config.max_bytes = wanted.max_bytes;
     config.duplicate_window = wanted.duplicate_window;
-    config.num_replicas = wanted.num_replicas;
+    // Never fewer copies: a process that lacks the setting must not take them away.
+    config.num_replicas = replicas;
     config.allow_direct = true;
     config.metadata.entry(EPOCH_KEY.to_owned()).or_insert_with(|| Uuid::now_v7().to_string());
     if !has_layout {
@@ -330,6 +352,80 @@ async fn update_log(
     }
     js.update_stream(config).await?;
     Ok(js.get_stream(subjects::log_stream(partition)).await?)
+}
+
+/// The number of events that are gone from a log and were never settled by the persister, if the log begins at `first` and
+/// everything up to `floor` is settled. `counted` is the place up to which they were counted before.
+pub fn lost(first: u64, floor: u64, counted: &mut u64) -> u64 {
+    let gone = first.saturating_sub(1);
+    let lost = gone.saturating_sub(floor.max(*counted));
+    *counted = gone.max(*counted);
+    lost
+}
+
+/// Writes into a log's metadata how long the persister keeps events in it; and has JetStream itself remove none by age, which
+/// it would do without regard to what is in Postgres.
+///
+/// # Errors
+/// If JetStream can't be reached, or refuses.
+pub async fn record_retention(js: &Context, stream: &Stream, keep: Duration) -> anyhow::Result<()> {
+    let config = &stream.cached_info().config;
+    if config.max_age.is_zero() && retention(config) == Some(keep) {
+        return Ok(());
+    }
+    let mut config = config.clone();
+    config.max_age = Duration::ZERO;
+    config.metadata.insert(KEEP_KEY.to_owned(), keep.as_secs().to_string());
+    js.update_stream(config).await?;
+    Ok(())
+}
+
+/// How long the persister keeps events in a log that are in Postgres.
+#[must_use]
+pub fn retention(config: &Config) -> Option<Duration> {
+    config.metadata.get(KEEP_KEY)?.parse().ok().map(Duration::from_secs)
+}
+
+/// Begins a new epoch in a log that ends below `known`, a place that Postgres holds or a client has seen: the log was
+/// restored from an older copy. What is left in it must be in Postgres by then. Does nothing if the log is not (or no
+/// longer) behind, or has another epoch. Processes that do this at once end with one epoch.
+///
+/// # Errors
+/// If the persister has not written all of the old log yet; if JetStream can't be reached, or refuses.
+pub async fn begin_above(js: &Context, partition: u16, old_epoch: &str, known: u64) -> anyhow::Result<()> {
+    let name = subjects::log_stream(partition);
+    let mut looks = 0;
+    let (stream, begin) = loop {
+        let stream = js.get_stream(&name).await?;
+        let info = stream.cached_info();
+        if info.state.last_sequence >= known || epoch(&info.config) != old_epoch {
+            return Ok(());
+        }
+        looks += 1;
+        if info.config.num_replicas == 1 || looks >= CONFIRMATIONS {
+            let begin = info.config.metadata.get(BEGIN_KEY).and_then(|text| text.parse().ok());
+            break (stream, begin);
+        }
+        sleep(Duration::from_secs(1)).await;
+    };
+    let persister = ensure_persister(&stream).await?.get_info().await?;
+    let left = persister.num_pending + persister.num_ack_pending as u64;
+    anyhow::ensure!(left == 0, "a persister has to write the {left} event(s) first that are left in it");
+    let begin = match begin {
+        // Another process has changed the epoch, and may not have moved the log yet.
+        Some(begin) if begin > known => begin,
+        _ => {
+            let begin = known + BEGIN_MARGIN;
+            let mut config = stream.cached_info().config.clone();
+            config.metadata.insert(EPOCH_KEY.to_owned(), Uuid::now_v7().to_string());
+            config.metadata.insert(BEGIN_KEY.to_owned(), begin.to_string());
+            js.update_stream(config).await?;
+            begin
+        }
+    };
+    // Moves the log's end up to there, and takes nothing that was appended above it meanwhile.
+    stream.purge().sequence(begin).await?;
+    Ok(())
 }
 
 /// The persister's durable consumer of a partition: all persisters share it.
@@ -355,17 +451,19 @@ pub async fn ensure_persister(stream: &Stream) -> anyhow::Result<PullConsumer> {
 /// # Errors
 /// If JetStream can't be reached, or refuses.
 pub async fn ensure_dead_letters(js: &Context, settings: &NatsSettings) -> anyhow::Result<Stream> {
-    Ok(js
-        .get_or_create_stream(Config {
-            name: subjects::DEAD_STREAM.into(),
-            description: Some("Partyline: events that Postgres refused, with the reason".into()),
-            subjects: vec![subjects::DEAD_ALL.into()],
-            storage: StorageType::File,
-            num_replicas: usize::from(settings.nats_replicas),
-            max_age: Duration::from_secs(90 * 24 * 3_600),
-            ..Default::default()
-        })
-        .await?)
+    let config = Config {
+        name: subjects::DEAD_STREAM.into(),
+        description: Some("Partyline: events that Postgres refused, with the reason".into()),
+        subjects: vec![subjects::DEAD_ALL.into()],
+        storage: StorageType::File,
+        num_replicas: usize::from(settings.nats_replicas),
+        max_age: Duration::from_secs(90 * 24 * 3_600),
+        max_bytes: DEAD_BYTES,
+        discard: DiscardPolicy::New,
+        ..Default::default()
+    };
+    let stream = js.get_or_create_stream(config.clone()).await?;
+    update(js, stream, &config).await
 }
 
 /// When people were last seen: the last word about each, until the persister has taken it.
@@ -373,19 +471,20 @@ pub async fn ensure_dead_letters(js: &Context, settings: &NatsSettings) -> anyho
 /// # Errors
 /// If JetStream can't be reached, or refuses.
 pub async fn ensure_seen(js: &Context, settings: &NatsSettings) -> anyhow::Result<PullConsumer> {
-    let stream = js
-        .get_or_create_stream(Config {
-            name: subjects::SEEN_STREAM.into(),
-            description: Some("Partyline: when people were last seen".into()),
-            subjects: vec![subjects::SEEN_ALL.into()],
-            retention: RetentionPolicy::WorkQueue,
-            max_messages_per_subject: 1,
-            storage: StorageType::File,
-            num_replicas: usize::from(settings.nats_replicas),
-            max_age: Duration::from_secs(7 * 24 * 3_600),
-            ..Default::default()
-        })
-        .await?;
+    let config = Config {
+        name: subjects::SEEN_STREAM.into(),
+        description: Some("Partyline: when people were last seen".into()),
+        subjects: vec![subjects::SEEN_ALL.into()],
+        retention: RetentionPolicy::WorkQueue,
+        max_messages_per_subject: 1,
+        storage: StorageType::File,
+        num_replicas: usize::from(settings.nats_replicas),
+        max_age: Duration::from_secs(7 * 24 * 3_600),
+        max_bytes: SEEN_BYTES,
+        ..Default::default()
+    };
+    let stream = js.get_or_create_stream(config.clone()).await?;
+    let stream = update(js, stream, &config).await?;
     let config = pull::Config {
         durable_name: Some(subjects::PERSISTER_CONSUMER.into()),
         ack_policy: AckPolicy::Explicit,
@@ -408,16 +507,46 @@ pub async fn ensure_presence(js: &Context, settings: &NatsSettings) -> anyhow::R
         num_replicas: usize::from(settings.nats_replicas),
         ..Default::default()
     };
-    let mut presence = get_or_create_bucket(js, bucket(subjects::PRESENCE_BUCKET, Duration::ZERO)).await?;
+    let presence = get_or_create_bucket(js, bucket(subjects::PRESENCE_BUCKET, Duration::ZERO)).await?;
     // Markers of removed keys end by themselves.
-    let mut config = presence.stream.cached_info().config.clone();
-    if !config.allow_message_ttl {
-        config.allow_message_ttl = true;
-        js.update_stream(config).await?;
-        presence = js.get_key_value(subjects::PRESENCE_BUCKET).await?;
-    }
+    let presence = update_bucket(js, presence, settings, true).await?;
     let nodes = get_or_create_bucket(js, bucket(subjects::NODES_BUCKET, LEASE)).await?;
+    let nodes = update_bucket(js, nodes, settings, false).await?;
     Ok((presence, nodes))
+}
+
+/// Brings the copies and the limit of a stream up to date. Copies are never taken away: a process that lacks the setting
+/// would do so by starting.
+async fn update(js: &Context, stream: Stream, wanted: &Config) -> anyhow::Result<Stream> {
+    let old = &stream.cached_info().config;
+    let replicas = old.num_replicas.max(wanted.num_replicas);
+    if old.num_replicas == replicas && old.max_bytes == wanted.max_bytes && old.discard == wanted.discard {
+        return Ok(stream);
+    }
+    let mut config = old.clone();
+    config.num_replicas = replicas;
+    config.max_bytes = wanted.max_bytes;
+    config.discard = wanted.discard;
+    js.update_stream(config).await?;
+    Ok(js.get_stream(&wanted.name).await?)
+}
+
+async fn update_bucket(
+    js: &Context,
+    bucket: kv::Store,
+    settings: &NatsSettings,
+    message_ttl: bool,
+) -> anyhow::Result<kv::Store> {
+    let old = &bucket.stream.cached_info().config;
+    let replicas = old.num_replicas.max(usize::from(settings.nats_replicas));
+    if old.num_replicas == replicas && (old.allow_message_ttl || !message_ttl) {
+        return Ok(bucket);
+    }
+    let mut config = old.clone();
+    config.num_replicas = replicas;
+    config.allow_message_ttl |= message_ttl;
+    js.update_stream(config).await?;
+    Ok(js.get_key_value(&bucket.name).await?)
 }
 
 async fn get_or_create_bucket(js: &Context, config: kv::Config) -> anyhow::Result<kv::Store> {

@@ -15,7 +15,7 @@ use partyline_shared::{
 use tokio::time::Instant;
 
 use super::{ANSWER_TIMEOUT, Log, Partition};
-use crate::tasks;
+use crate::{metrics, tasks};
 
 /// How old a watermark may be: a lower floor only means that more of the log's tail is read.
 const WATERMARK_AGE: Duration = Duration::from_millis(500);
@@ -147,6 +147,8 @@ impl Log {
     pub(super) async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         self.check_link()?;
         let state = partition.state.load_full();
+        // Before the look, which can't find the log's end below it.
+        let seen = state.epoch.highest.load(Ordering::Acquire);
         let read = async {
             // In this order: what retention takes meanwhile, Postgres has.
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
@@ -154,12 +156,29 @@ impl Log {
             if streams::epoch(&stream.config) != state.log.epoch {
                 return Err("another stream has taken its place".to_owned());
             }
+            state.epoch.note_retention(&stream.config);
             Ok((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
         };
         let began = Instant::now();
         let read = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
         match read.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
+            Ok((floor, first, last)) => {
+                if last < seen {
+                    self.fell_back(&state, last);
+                }
+                state.epoch.highest.fetch_max(last, Ordering::AcqRel);
+                let lost = streams::lost(first, floor, &mut state.epoch.counted.lock());
+                if lost > 0 {
+                    metrics::log_lost(lost);
+                    tracing::error!(
+                        partition = state.log.partition,
+                        lost,
+                        first,
+                        "events are gone that Postgres never had"
+                    );
+                }
+                Ok(partition.progress.lock().note(began, floor, first, last))
+            }
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
                 self.doubt();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use partyline_shared::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{ANSWER_TIMEOUT, Entry, Floors, Log};
+use super::{ANSWER_TIMEOUT, Entry, Floors, Log, NOT_SAID};
 
 /// Events in one read from JetStream.
 const READ_BATCH: usize = 256;
@@ -296,7 +297,13 @@ impl Log {
     /// Whether everything that was appended since a moment is still in the conversation's log.
     #[must_use]
     pub fn holds_since(&self, conversation: ConversationId, since: Timestamp) -> bool {
-        let kept = time::Duration::hours(i64::from(self.settings.log_hours));
+        let Ok(partition) = self.partition(conversation) else { return false };
+        // The persister decides how long events are kept; until it has said so, this node's own setting is the best guess.
+        let keeps = match partition.state.load().epoch.keeps.load(Ordering::Acquire) {
+            NOT_SAID => u64::from(self.settings.log_hours) * 3_600,
+            seconds => seconds,
+        };
+        let kept = time::Duration::seconds(i64::try_from(keeps).unwrap_or(i64::MAX));
         let began = Uuid::try_parse(&self.epoch(conversation)).ok().and_then(Timestamp::of_uuid);
         since.age() < kept && began.is_some_and(|began| began <= since)
     }

@@ -29,6 +29,7 @@ mod proxies;
 mod reading;
 mod requests;
 mod rest;
+mod restored;
 mod socketio;
 mod stalls;
 mod support;
