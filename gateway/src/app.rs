@@ -8,7 +8,9 @@ use async_nats::Client;
 use partyline_shared::{
     admin::Latch,
     ids::ConversationId,
-    nats, subjects,
+    nats,
+    streams::PartitionsDiffer,
+    subjects,
     trace::{self, Service},
     wire::Refusal,
 };
@@ -129,6 +131,7 @@ async fn open_log(
     loop {
         match Log::open(client.clone(), &config.nats, node, || highest_seq(store.clone()), end.clone()).await {
             Ok(log) => return Ok(log),
+            Err(error) if error.is::<PartitionsDiffer>() => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the log is not there yet");
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;

@@ -5,9 +5,14 @@ mod append;
 mod progress;
 mod publisher;
 mod read;
+mod verify;
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,14 +20,14 @@ use arc_swap::ArcSwap;
 use async_nats::{
     Client,
     connection::State,
-    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
+    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder, stream::Config},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
 use partyline_shared::{
     ids::{ConversationId, Seq},
     settings::NatsSettings,
-    streams::{self, LogStream},
+    streams::{self, Layout, LogStream},
     subjects,
     wire::Refusal,
 };
@@ -34,6 +39,7 @@ pub use self::{
     progress::{Floors, Watermark},
     publisher::Traffic,
     read::{End, Rest},
+    verify::{Behind, NotVerified},
 };
 use self::{progress::Progress, publisher::Publisher};
 use crate::tasks;
@@ -62,6 +68,26 @@ struct Partition {
 struct PartitionState {
     log: LogStream,
     persister: PullConsumer,
+    epoch: Arc<EpochState>,
+}
+
+/// The persister has not said yet how long it keeps events.
+const NOT_SAID: u64 = u64::MAX;
+
+/// What this node knows of an epoch of a partition.
+struct EpochState {
+    /// The highest place that the log was seen to have.
+    highest: AtomicU64,
+    /// Up to here events were counted that left the log before Postgres had them.
+    counted: Mutex<Seq>,
+    /// For how many seconds the persister keeps events, or [`NOT_SAID`].
+    keeps: AtomicU64,
+}
+
+/// The partitions, and which conversation is in which.
+struct Table {
+    layout: Layout,
+    partitions: BTreeMap<u16, Arc<Partition>>,
 }
 
 /// The log of every conversation.
@@ -71,7 +97,9 @@ pub struct Log {
     publisher: Arc<Publisher>,
     settings: NatsSettings,
     node: String,
-    partitions: Vec<Partition>,
+    table: ArcSwap<Table>,
+    /// The log was once compared with Postgres.
+    compared: AtomicBool,
     /// A stream may be gone, or may be another one by now.
     doubt: Notify,
 }
@@ -94,15 +122,8 @@ impl Log {
         R: Future<Output = anyhow::Result<u64>>,
     {
         let js = ContextBuilder::new().timeout(ANSWER_TIMEOUT).ack_timeout(ANSWER_TIMEOUT).build(client.clone());
-        let mut partitions = Vec::new();
-        for state in load(&js, settings, floor).await? {
-            partitions.push(Partition {
-                state: ArcSwap::from_pointee(state),
-                progress: Mutex::default(),
-                refresh: tokio::sync::Mutex::new(()),
-                looking: AtomicBool::new(false),
-            });
-        }
+        let (layout, states) = load(&js, settings, floor).await?;
+        let partitions = states.into_iter().map(|state| (state.log.partition, Partition::new(state))).collect();
         let publisher = Publisher::new();
         let name = format!("partyline-gateway-{node}-append");
         let run = publisher.clone().run(settings.clone(), name, end.clone());
@@ -113,7 +134,8 @@ impl Log {
             publisher,
             settings: settings.clone(),
             node: node.to_owned(),
-            partitions,
+            table: ArcSwap::from_pointee(Table { layout, partitions }),
+            compared: AtomicBool::new(false),
             doubt: Notify::new(),
         }))
     }
@@ -129,7 +151,7 @@ impl Log {
     /// # Errors
     /// `unavailable`.
     pub fn check_link(&self) -> Result<(), Refusal> {
-        let stands = self.client.connection_state() == State::Connected && self.publisher.context().is_some();
+        let stands = self.client.connection_state() == State::Connected && self.publisher.is_connected();
         if stands { Ok(()) } else { Err(Refusal::unavailable("the log")) }
     }
 
@@ -170,32 +192,56 @@ impl Log {
         F: Fn() -> R,
         R: Future<Output = anyhow::Result<u64>>,
     {
-        let mut restarted = false;
-        for state in load(&self.js, &self.settings, floor).await? {
-            let partition = &self.partitions[usize::from(state.log.partition)];
-            let is_new = partition.state.load().log.epoch != state.log.epoch;
+        let (layout, states) = load(&self.js, &self.settings, floor).await?;
+        let old = self.table.load_full();
+        let mut partitions = BTreeMap::new();
+        // Conversations may have moved if all streams were lost and another process made them with another number.
+        let mut restarted = !layout.extends(&old.layout);
+        for state in states {
+            let number = state.log.partition;
+            let Some(partition) = old.partitions.get(&number) else {
+                partitions.insert(number, Partition::new(state));
+                continue;
+            };
+            let known = partition.state.load_full();
+            let is_new = known.log.epoch != state.log.epoch;
             restarted |= is_new;
-            partition.state.store(Arc::new(state));
+            let epoch = if is_new { state.epoch } else { known.epoch.clone() };
+            partition.state.store(Arc::new(PartitionState { epoch, ..state }));
             // The looks at an old log go on counting: without them every message would be searched for in the tail.
             if is_new {
                 *partition.progress.lock() = Progress::default();
             }
+            partitions.insert(number, partition.clone());
         }
+        self.table.store(Arc::new(Table { layout, partitions }));
         Ok(restarted)
     }
 
-    /// The epoch of a conversation's log.
+    /// Returns an id for a new conversation.
+    #[must_use]
+    pub fn new_conversation(&self) -> ConversationId {
+        self.table.load().layout.new_conversation()
+    }
+
+    /// The epoch of a conversation's log; empty if its stream is not known here yet.
     #[must_use]
     pub fn epoch(&self, conversation: ConversationId) -> String {
-        self.partition(conversation).state.load().log.epoch.clone()
+        self.partition(conversation).map(|it| it.state.load().log.epoch.clone()).unwrap_or_default()
     }
 
     fn number(&self, conversation: ConversationId) -> u16 {
-        subjects::partition(conversation, self.settings.partitions)
+        self.table.load().layout.partition(conversation)
     }
 
-    fn partition(&self, conversation: ConversationId) -> &Partition {
-        &self.partitions[usize::from(self.number(conversation))]
+    /// The partition of a conversation. Another gateway may have put it into a stream that is not known here yet: that is
+    /// looked up, and the command is refused meanwhile.
+    fn partition(&self, conversation: ConversationId) -> Result<Arc<Partition>, Refusal> {
+        let table = self.table.load();
+        table.partitions.get(&table.layout.partition(conversation)).cloned().ok_or_else(|| {
+            self.doubt();
+            Refusal::unavailable("the log")
+        })
     }
 
     fn subject(&self, conversation: ConversationId) -> String {
@@ -203,17 +249,43 @@ impl Log {
     }
 }
 
-async fn load<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<Vec<PartitionState>>
+impl EpochState {
+    fn note_retention(&self, config: &Config) {
+        if let Some(keep) = streams::retention(config) {
+            self.keeps.store(keep.as_secs(), Ordering::Release);
+        }
+    }
+}
+
+impl Partition {
+    fn new(state: PartitionState) -> Arc<Self> {
+        Arc::new(Self {
+            state: ArcSwap::from_pointee(state),
+            progress: Mutex::default(),
+            refresh: tokio::sync::Mutex::new(()),
+            looking: AtomicBool::new(false),
+        })
+    }
+}
+
+async fn load<F, R>(js: &Context, settings: &NatsSettings, floor: F) -> anyhow::Result<(Layout, Vec<PartitionState>)>
 where
     F: Fn() -> R,
     R: Future<Output = anyhow::Result<u64>>,
 {
     let mut states = Vec::new();
-    for log in streams::ensure_log(js, settings, floor).await? {
+    let log = streams::ensure_log(js, settings, floor).await?;
+    for log in log.streams {
         let persister = streams::ensure_persister(&log.stream).await?;
-        states.push(PartitionState { log, persister });
+        let epoch = Arc::new(EpochState {
+            highest: AtomicU64::default(),
+            counted: Mutex::default(),
+            keeps: AtomicU64::new(NOT_SAID),
+        });
+        epoch.note_retention(&log.stream.cached_info().config);
+        states.push(PartitionState { log, persister, epoch });
     }
     streams::ensure_dead_letters(js, settings).await?;
     streams::ensure_seen(js, settings).await?;
-    Ok(states)
+    Ok((log.layout, states))
 }

@@ -17,8 +17,8 @@ use crate::log::Traffic;
 
 pub use self::describe::describe;
 use self::handles::{
-    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, TASKS,
-    VERBS,
+    CONNECTIONS_CLOSED, HANDLES, HANDSHAKES_REFUSED, HTTP_SECONDS, LOG_BEHIND, LOG_LAG, LOG_LAG_AGE, LOG_LOST,
+    NATS_EVENTS, RATE_LIMITED, REFUSALS, SPANS, TASKS, VERBS,
 };
 use crate::store::OutboxState;
 
@@ -299,6 +299,23 @@ pub fn outbox(state: OutboxState) {
 pub fn http_request(route: &str, method: &'static str, status: u16, took: Duration) {
     histogram!(HTTP_SECONDS, "route" => route.to_owned(), "method" => method, "status" => status.to_string())
         .record(took);
+}
+
+/// What Postgres lacks of a partition.
+pub fn log_lag(partition: u16, messages: u64, age: Duration) {
+    let partition = partition.to_string();
+    gauge!(LOG_LAG, "partition" => partition.clone()).set(messages as f64);
+    gauge!(LOG_LAG_AGE, "partition" => partition).set(age.as_secs_f64());
+}
+
+/// Events left the log before Postgres had them.
+pub fn log_lost(count: u64) {
+    counter!(LOG_LOST).increment(count);
+}
+
+/// A partition's log ended below what is known of it.
+pub fn log_behind() {
+    counter!(LOG_BEHIND).increment(1);
 }
 
 /// Something happened to a task.

@@ -10,7 +10,7 @@ mod outbox;
 mod people;
 mod row;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use partyline_shared::settings::DatabaseSettings;
 use sqlx::{
@@ -229,6 +229,20 @@ impl Store {
         }
     }
 
+    /// The highest place of each partition of the log that Postgres holds.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn watermarks(&self) -> sqlx::Result<BTreeMap<u16, u64>> {
+        let query = async {
+            let mut connection = self.connection().await?;
+            sqlx::query_as::<_, (i32, i64)>(WATERMARKS).fetch_all(&mut *connection).await
+        };
+        let rows = self.answered(COMMAND_TIMEOUT, query).await?;
+        let partition = |(number, seq): (i32, i64)| Some((u16::try_from(number).ok()?, row::seq(seq)));
+        Ok(rows.into_iter().filter_map(partition).collect())
+    }
+
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.
     ///
     /// # Errors
@@ -262,6 +276,8 @@ pub const MESSAGE_QUERIES: &[(&str, &str)] = &[
     ("unread", messages::UNREAD),
 ];
 
+const WATERMARKS: &str = "SELECT partition, seq FROM log_watermarks";
+
 const HIGHEST_SEQ: &str = "
     SELECT GREATEST(
         (SELECT COALESCE(max(GREATEST(c.last_message_seq, newest.seq, edited.seq, deleted.seq)), 0)
@@ -274,4 +290,5 @@ const HIGHEST_SEQ: &str = "
            LEFT JOIN LATERAL (SELECT m.deleted_seq AS seq FROM messages m
                                WHERE m.conversation_id = c.id AND m.deleted_seq IS NOT NULL
                                ORDER BY m.deleted_seq DESC LIMIT 1) deleted ON true),
-        (SELECT COALESCE(max(last_read_seq), 0) FROM participants))";
+        (SELECT COALESCE(max(last_read_seq), 0) FROM participants),
+        (SELECT COALESCE(max(seq), 0) FROM log_watermarks))";

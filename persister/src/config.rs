@@ -5,8 +5,11 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
-use partyline_shared::settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings};
+use clap::{Parser, Subcommand};
+use partyline_shared::{
+    settings::{Check, DatabaseSettings, NatsSettings, TelemetrySettings},
+    subjects::MAX_PARTITIONS,
+};
 
 /// The admin port is never public, so it listens on this machine alone unless told otherwise.
 pub const DEFAULT_ADMIN_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9101);
@@ -15,6 +18,8 @@ pub const DEFAULT_ADMIN_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::
 #[derive(Clone, Debug, Parser)]
 #[command(name = "persister", version, about)]
 pub struct Config {
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Where `/metrics`, `/livez` and `/readyz` answer; never public.
     #[arg(long, env = "PARTYLINE_ADMIN_ADDR", default_value_t = DEFAULT_ADMIN_ADDR)]
     pub admin_addr: SocketAddr,
@@ -33,6 +38,18 @@ pub struct Config {
     pub database: DatabaseSettings,
     #[command(flatten)]
     pub telemetry: TelemetrySettings,
+}
+
+/// What to do instead of persisting.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Prints the number of partitions of the log, or makes it larger.
+    Partitions {
+        /// Make streams up to this number, and put new conversations into them. Old conversations stay where they are.
+        /// Running gateways and persisters take it up; afterwards set PARTYLINE_PARTITIONS to it, where it is set.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_PARTITIONS)))]
+        grow: Option<u16>,
+    },
 }
 
 impl Config {

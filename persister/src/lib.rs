@@ -4,12 +4,15 @@
 pub mod batch;
 pub mod config;
 pub mod dead_letter;
+pub mod epoch;
 pub mod lag;
 pub mod metrics;
+pub mod partitions;
 pub mod pipeline;
 pub mod process;
 pub mod pull;
 pub mod queue;
+pub mod retention;
 pub mod retry;
 pub mod seen;
 pub mod store;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use partyline_persister::{
-    config::{Config, DEFAULT_ADMIN_ADDR},
-    metrics,
+    config::{Command, Config, DEFAULT_ADMIN_ADDR},
+    metrics, partitions,
     process::Persister,
 };
 use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry};
@@ -19,9 +19,25 @@ fn main() -> anyhow::Result<ExitCode> {
     metrics::describe();
     tasks::install(metrics::task);
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        if let Some(command) = &config.command {
+            return run_command(&config, command).await.map(|()| ExitCode::SUCCESS);
+        }
         let shutdown = shutdown::on_signal()?;
         let persister = Persister::bind(config, recorder).await?;
         tracing::info!(admin = %persister.admin_addr()?, "listening");
         persister.run(shutdown).await.map(|()| ExitCode::SUCCESS)
     })
+}
+
+async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Partitions { grow } => {
+            let layout = match grow {
+                Some(to) => partitions::grow(config, *to).await?,
+                None => partitions::show(config).await?,
+            };
+            println!("{}", layout.partitions());
+        }
+    }
+    Ok(())
 }

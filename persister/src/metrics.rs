@@ -30,6 +30,10 @@ const TASKS: TaskMetrics = TaskMetrics {
     panics: "partyline_persister_task_panics_total",
     restarts: "partyline_persister_task_restarts_total",
 };
+const PARTITIONS: &str = "partyline_persister_partitions";
+const LOST: &str = "partyline_persister_lost_events_total";
+const LOG_BEHIND: &str = "partyline_persister_log_behind_total";
+const STREAM_LIMIT: &str = "partyline_persister_stream_limit_bytes";
 const STREAM_MESSAGES: &str = "partyline_persister_stream_messages";
 const STREAM_BYTES: &str = "partyline_persister_stream_bytes";
 const STREAM_REPLICAS: &str = "partyline_persister_stream_replicas";
@@ -90,12 +94,20 @@ pub fn describe() {
     for outcome in Outcome::ALL {
         counter!(SPANS, "outcome" => outcome.as_str()).absolute(0);
     }
-    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED] {
+    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED, LOST, LOG_BEHIND] {
         counter!(name).absolute(0);
     }
 }
 
 fn describe_servers() {
+    describe_counter!(LOST, "Events that left the log before Postgres had them");
+    describe_counter!(LOG_BEHIND, "Looks at which a partition's log ended below what Postgres holds");
+    describe_gauge!(
+        PARTITIONS,
+        "Partitions of the log, by state: recorded (in the streams' metadata), found (streams that there are), served (by \
+         this process)"
+    );
+    describe_gauge!(STREAM_LIMIT, Unit::Bytes, "Bytes that one copy of a stream may take; infinite without a limit");
     describe_gauge!(STREAM_MESSAGES, "Messages in a stream");
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "Bytes of a stream, of one copy");
     describe_gauge!(STREAM_REPLICAS, "Copies that a stream should have");
@@ -136,8 +148,35 @@ pub fn lag(partition: u16, messages: u64, in_flight: usize, age: Duration) {
     gauge!(LAG_SECONDS, "partition" => partition).set(age.as_secs_f64());
 }
 
-/// A stream's state, and its copies: wanted, and up to date.
-pub fn stream(name: &str, state: &State, (wanted, current): (usize, usize)) {
+/// The partitions that the log's layout has, and streams that it does not have.
+pub fn partitions(recorded: u16, strays: usize) {
+    gauge!(PARTITIONS, "state" => "recorded").set(f64::from(recorded));
+    partitions_found(usize::from(recorded) + strays);
+}
+
+/// Streams of the log that there are.
+pub fn partitions_found(count: usize) {
+    gauge!(PARTITIONS, "state" => "found").set(count as f64);
+}
+
+/// Streams of the log that this process persists.
+pub fn partitions_served(count: usize) {
+    gauge!(PARTITIONS, "state" => "served").set(count as f64);
+}
+
+/// Events left the log before Postgres had them.
+pub fn lost(count: u64) {
+    counter!(LOST).increment(count);
+}
+
+/// The log ends below what Postgres holds.
+pub fn log_behind() {
+    counter!(LOG_BEHIND).increment(1);
+}
+
+/// A stream's state, its limit, and its copies: wanted, and up to date.
+pub fn stream(name: &str, state: &State, limit: i64, (wanted, current): (usize, usize)) {
+    gauge!(STREAM_LIMIT, "stream" => name.to_owned()).set(if limit > 0 { limit as f64 } else { f64::INFINITY });
     gauge!(STREAM_MESSAGES, "stream" => name.to_owned()).set(state.messages as f64);
     gauge!(STREAM_BYTES, "stream" => name.to_owned()).set(state.bytes as f64);
     gauge!(STREAM_REPLICAS, "stream" => name.to_owned()).set(wanted as f64);

@@ -24,6 +24,7 @@ pub struct Pipeline {
     pub store: Store,
     pub dead: DeadLetters,
     pub consumer: PullConsumer,
+    pub partition: u16,
     /// The stream's name.
     pub stream: String,
 }
@@ -106,9 +107,10 @@ impl Pipeline {
 
     async fn write(&self, entries: &[Entry]) -> Result<Written, Refused> {
         let rows = Rows::of(entries);
+        let last = entries.last().map_or(0, |entry| entry.seq);
         retry::until_taken(async || {
             let began = Instant::now();
-            let written = self.store.write(&rows).await?;
+            let written = self.store.write(&rows, self.partition, last).await?;
             metrics::wrote("log", began.elapsed());
             metrics::rows(&rows, written.duplicates.len() + written.displaced.len());
             Ok(written)

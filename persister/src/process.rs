@@ -1,6 +1,6 @@
 //! The life of a persister: Postgres, NATS, one pipeline a partition, and a clean end.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use async_nats::{
     Client,
@@ -10,12 +10,13 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
     nats::{self, Link, LinkEvents},
+    streams::PartitionsDiffer,
     subjects, tasks,
     trace::{self, Service},
 };
 use tokio::{
     net::TcpListener,
-    sync::broadcast,
+    sync::{broadcast, mpsc},
     task::JoinSet,
     time::{Duration, sleep, timeout},
 };
@@ -24,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     dead_letter::DeadLetters,
-    lag, metrics,
+    epoch, lag, metrics, partitions,
     pipeline::Pipeline,
     pull::{Limits, Puller},
     queue::{Queue, Queues},
+    retention,
     retry::Backoff,
     seen,
     store::Store,
@@ -37,7 +39,7 @@ use crate::{
 /// How long the last acknowledgements may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long JetStream may take to answer.
-const NATS_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const NATS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A persister whose admin port is bound; it does nothing yet.
 pub struct Persister {
@@ -89,11 +91,19 @@ impl Persister {
             opened = open(&config, &nats_up, &mut aside) => opened?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let mut pipelines = begin(&config, &opened, &mut aside, &shutdown);
-        tracing::info!(partitions = config.nats.partitions, "persisting");
-        let failed = tokio::select! {
-            () = shutdown.cancelled() => None,
-            task = tasks::failed() => Some(task),
+        let mut found = watch(&opened, &mut aside);
+        let mut pipelines = JoinSet::new();
+        for queue in opened.consumers.clone() {
+            begin(&config, &opened, queue, &mut pipelines, &mut aside, &shutdown);
+        }
+        // One of the queues is the last-seen notes.
+        tracing::info!(partitions = opened.consumers.len() - 1, "persisting");
+        let failed = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break None,
+                task = tasks::failed() => break Some(task),
+                Some(queue) = found.recv() => begin(&config, &opened, queue, &mut pipelines, &mut aside, &shutdown),
+            }
         };
         // After a failure, too: the batches in hand are written, and no more are pulled.
         shutdown.cancel();
@@ -136,6 +146,7 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
     let consumers = loop {
         match queues.open_all().await {
             Ok(consumers) => break consumers,
+            Err(error) if error.is::<PartitionsDiffer>() => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the log is not there yet");
                 sleep(backoff.pause()).await;
@@ -148,33 +159,48 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
     Ok(Opened { client, link, queues, consumers })
 }
 
-/// A pipeline a queue, built from its end: Postgres and the dead letters, then what feeds them.
-fn begin(config: &Config, opened: &Opened, aside: &mut JoinSet<()>, shutdown: &CancellationToken) -> JoinSet<()> {
-    let dead = DeadLetters::new(opened.client.clone(), &config.nats);
-    let limits = Limits { max: config.batch_max as usize, wait: config.batch_wait() };
-    let mut pipelines = JoinSet::new();
-    let (queues, watched) = (opened.queues.clone(), opened.queues.store.clone());
+/// Starts what watches over the servers; partitions that are found later come out of what it returns.
+fn watch(opened: &Opened, aside: &mut JoinSet<()>) -> mpsc::Receiver<(Queue, PullConsumer)> {
+    let (queues, store) = (opened.queues.clone(), opened.queues.store.clone());
     aside.spawn(tasks::restarting("watch_jetstream", move || watch::jetstream(queues.clone())));
-    aside.spawn(tasks::restarting("watch_postgres", move || watch::postgres(watched.clone())));
-    for (queue, consumer) in &opened.consumers {
-        let store = opened.queues.store.clone();
-        let (puller, batches) =
-            Puller::new(&opened.queues, (*queue, consumer.clone()), limits, opened.link.subscribe());
-        match queue {
-            Queue::Log(partition) => {
-                let stream = subjects::log_stream(*partition);
-                let pipeline = Pipeline { store, dead: dead.clone(), consumer: consumer.clone(), stream };
-                pipelines.spawn(tasks::essential_until("pipeline", pipeline.run(batches), shutdown.clone()));
-            }
-            Queue::Seen => {
-                pipelines.spawn(tasks::essential_until("seen", seen::run(store, batches), shutdown.clone()));
-            }
+    aside.spawn(tasks::restarting("watch_postgres", move || watch::postgres(store.clone())));
+    let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("watch_epoch", move || epoch::watch(queues.clone())));
+    let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("retention", move || retention::run(queues.clone())));
+    let (send, found) = mpsc::channel(1);
+    let served: BTreeSet<u16> = opened.consumers.iter().filter_map(|(queue, _)| queue.partition()).collect();
+    let discover = partitions::discover(opened.queues.clone(), served, send);
+    aside.spawn(tasks::essential("watch_partitions", discover));
+    found
+}
+
+/// A queue's pipeline, built from its end: Postgres and the dead letters, then what feeds them.
+fn begin(
+    config: &Config,
+    opened: &Opened,
+    (queue, consumer): (Queue, PullConsumer),
+    pipelines: &mut JoinSet<()>,
+    aside: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+) {
+    let limits = Limits { max: config.batch_max as usize, wait: config.batch_wait() };
+    let store = opened.queues.store.clone();
+    let (puller, batches) = Puller::new(&opened.queues, (queue, consumer.clone()), limits, opened.link.subscribe());
+    match queue {
+        Queue::Log(partition) => {
+            let dead = DeadLetters::new(opened.client.clone(), &config.nats);
+            let stream = subjects::log_stream(partition);
+            let pipeline = Pipeline { store, dead, consumer: consumer.clone(), partition, stream };
+            pipelines.spawn(tasks::essential_until("pipeline", pipeline.run(batches), shutdown.clone()));
         }
-        pipelines.spawn(tasks::essential_until("pull", puller.run(shutdown.clone()), shutdown.clone()));
-        let (queues, queue, consumer) = (opened.queues.clone(), *queue, consumer.clone());
-        aside.spawn(tasks::restarting("watch_lag", move || lag::watch(queues.clone(), queue, consumer.clone())));
+        Queue::Seen => {
+            pipelines.spawn(tasks::essential_until("seen", seen::run(store, batches), shutdown.clone()));
+        }
     }
-    pipelines
+    pipelines.spawn(tasks::essential_until("pull", puller.run(shutdown.clone()), shutdown.clone()));
+    let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("watch_lag", move || lag::watch(queues.clone(), queue, consumer.clone())));
 }
 
 /// `/readyz` and a gauge tell whether NATS is there; the pipelines mend themselves.

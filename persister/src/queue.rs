@@ -3,13 +3,24 @@
 use async_nats::jetstream::{Context, consumer::PullConsumer};
 use partyline_shared::{settings::NatsSettings, streams, subjects};
 
-use crate::store::Store;
+use crate::{metrics, store::Store};
 
 /// A durable consumer that all persisters share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     Log(u16),
     Seen,
+}
+
+impl Queue {
+    /// The partition, if it is one of the log.
+    #[must_use]
+    pub fn partition(self) -> Option<u16> {
+        match self {
+            Self::Log(partition) => Some(partition),
+            Self::Seen => None,
+        }
+    }
 }
 
 /// Makes or finds queues. Another process may have lost and remade the streams at any time.
@@ -26,12 +37,33 @@ impl Queues {
     /// # Errors
     /// If JetStream can't be reached or refuses; or Postgres doesn't answer and the log has to be made.
     pub async fn open_all(&self) -> anyhow::Result<Vec<(Queue, PullConsumer)>> {
-        let mut queues = Vec::new();
-        for log in self.ensure_log().await? {
-            queues.push((Queue::Log(log.partition), streams::ensure_persister(&log.stream).await?));
-        }
+        let mut queues = self.open_logs().await?;
         streams::ensure_dead_letters(&self.js, &self.settings).await?;
         queues.push((Queue::Seen, streams::ensure_seen(&self.js, &self.settings).await?));
+        Ok(queues)
+    }
+
+    /// Makes or finds the partitions of the log, also those that the layout does not have: what is in them has to reach
+    /// Postgres, whoever made them.
+    ///
+    /// # Errors
+    /// As [`Queues::open_all`].
+    pub async fn open_logs(&self) -> anyhow::Result<Vec<(Queue, PullConsumer)>> {
+        let log = self.ensure_log().await?;
+        let strays = log.streams.iter().filter(|it| it.partition >= log.layout.partitions()).count();
+        metrics::partitions(log.layout.partitions(), strays);
+        if strays > 0 {
+            tracing::error!(
+                partitions = log.layout.partitions(),
+                strays,
+                "there are more streams than the log has partitions: the log is being grown, or a process with another \
+                 PARTYLINE_PARTITIONS made them"
+            );
+        }
+        let mut queues = Vec::new();
+        for log in log.streams {
+            queues.push((Queue::Log(log.partition), streams::ensure_persister(&log.stream).await?));
+        }
         Ok(queues)
     }
 
@@ -44,13 +76,13 @@ impl Queues {
         if let Ok(stream) = self.js.get_stream(subjects::log_stream(partition)).await {
             return streams::ensure_persister(&stream).await;
         }
-        let logs = self.ensure_log().await?;
+        let logs = self.ensure_log().await?.streams;
         let log = logs.iter().find(|log| log.partition == partition);
         let log = log.ok_or_else(|| anyhow::anyhow!("no partition {partition}"))?;
         streams::ensure_persister(&log.stream).await
     }
 
-    async fn ensure_log(&self) -> anyhow::Result<Vec<streams::LogStream>> {
+    async fn ensure_log(&self) -> anyhow::Result<streams::LogStreams> {
         let floor = || async { Ok(self.store.highest_seq().await?) };
         streams::ensure_log(&self.js, &self.settings, floor).await
     }

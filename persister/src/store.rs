@@ -5,6 +5,7 @@ mod failure;
 mod messages;
 mod seen;
 mod stats;
+mod watermark;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -100,13 +101,14 @@ impl Store {
         }
     }
 
-    /// Writes a batch, all of it or nothing. Writing it again changes nothing.
+    /// Writes a batch, all of it or nothing, and that its partition has been written up to `last`. Writing it again
+    /// changes nothing.
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn write(&self, rows: &Rows<'_>) -> Result<Written, Failure> {
+    pub async fn write(&self, rows: &Rows<'_>, partition: u16, last: Seq) -> Result<Written, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, write(&mut connection, rows)).await;
+        let written = timeout(PATIENCE, write(&mut connection, rows, partition, last)).await;
         answer(connection, written)
     }
 
@@ -130,6 +132,16 @@ impl Store {
         answer(connection, written)
     }
 
+    /// The highest place of each partition of the log that Postgres holds.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn watermarks(&self) -> Result<BTreeMap<u16, Seq>, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let watermarks = timeout(PATIENCE, watermark::read(&mut connection)).await;
+        answer(connection, watermarks)
+    }
+
     /// What Postgres tells of this database.
     ///
     /// # Errors
@@ -150,7 +162,7 @@ impl Store {
     }
 }
 
-async fn write(connection: &mut PgConnection, rows: &Rows<'_>) -> sqlx::Result<Written> {
+async fn write(connection: &mut PgConnection, rows: &Rows<'_>, partition: u16, last: Seq) -> sqlx::Result<Written> {
     let mut transaction = connection.begin().await?;
     // Always in this order, so that two persisters can't wait for each other; the rows that many want come last.
     let mut written = messages::insert(&mut transaction, &rows.messages).await?;
@@ -159,6 +171,7 @@ async fn write(connection: &mut PgConnection, rows: &Rows<'_>) -> sqlx::Result<W
     changes::delete(&mut transaction, &rows.deletions, &written.absent).await?;
     messages::touch_conversations(&mut transaction, &rows.messages, &written).await?;
     changes::read(&mut transaction, &rows.reads).await?;
+    watermark::raise(&mut transaction, partition, last).await?;
     transaction.commit().await?;
     Ok(written)
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Info;
+use futures_util::TryStreamExt;
 use partyline_shared::subjects;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -14,15 +15,24 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Measures streams and the account's storage for ever.
 pub async fn jetstream(queues: Queues) {
-    let mut names: Vec<_> = (0..queues.settings.partitions).map(subjects::log_stream).collect();
-    names.extend([subjects::DEAD_STREAM, subjects::SEEN_STREAM].map(str::to_owned));
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for name in &names {
+        let names: Vec<String> = match queues.js.stream_names().try_collect().await {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::debug!(%error, "streams not listed");
+                continue;
+            }
+        };
+        for name in names.iter().filter(|name| subjects::is_ours(name)) {
             match queues.js.get_stream(name).await {
-                Ok(stream) => metrics::stream(name, &stream.cached_info().state, replicas(stream.cached_info())),
+                Ok(stream) => {
+                    let info = stream.cached_info();
+                    let copies = replicas(info, usize::from(queues.settings.nats_replicas));
+                    metrics::stream(name, &info.state, info.config.max_bytes, copies);
+                }
                 Err(error) => tracing::debug!(%error, name, "stream not measured"),
             }
         }
@@ -33,13 +43,13 @@ pub async fn jetstream(queues: Queues) {
     }
 }
 
-/// Copies of a stream: wanted, and up to date.
-fn replicas(info: &Info) -> (usize, usize) {
+/// Copies of a stream: wanted, by the setting or by the stream's own configuration, and up to date.
+fn replicas(info: &Info, setting: usize) -> (usize, usize) {
     let current = info.cluster.as_ref().map_or(1, |cluster| {
         let leader = usize::from(cluster.leader.as_ref().is_some_and(|name| !name.is_empty()));
         leader + cluster.replicas.iter().filter(|peer| peer.current && !peer.offline).count()
     });
-    (info.config.num_replicas, current)
+    (info.config.num_replicas.max(setting), current)
 }
 
 /// Measures the database for ever.

@@ -55,6 +55,46 @@ uuid_id!(
     ClientId
 );
 
+/// The version of a UUID whose contents are its maker's own (RFC 9562).
+const CUSTOM_VERSION: u8 = 8;
+
+impl ConversationId {
+    /// A new time-ordered id that names the partition of its log, so that every process finds the log without a table
+    /// (docs/decisions/0023-partitions.md): a UUID of version 8 with the milliseconds as in version 7, then 12 bits
+    /// with the partition, random bits, and 16 bits of a checksum.
+    #[must_use]
+    pub fn generate_in(partition: u16) -> Self {
+        let mut bytes = *Uuid::now_v7().as_bytes();
+        let [high, low] = partition.to_be_bytes();
+        bytes[6] = CUSTOM_VERSION << 4 | high & 0x0f;
+        bytes[7] = low;
+        // The random bits of version 7 may be a counter: these are not.
+        bytes[9..14].copy_from_slice(&Uuid::new_v4().as_bytes()[..5]);
+        let sum = checksum(&bytes[..14]);
+        bytes[14..].copy_from_slice(&sum);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The partition that an id of [`Self::generate_in`] names; `None` for any other id.
+    #[must_use]
+    pub fn named_partition(self) -> Option<u16> {
+        let bytes = self.0.as_bytes();
+        // The checksum tells ids that were imported from elsewhere from our own.
+        let is_ours = bytes[6] >> 4 == CUSTOM_VERSION && bytes[14..] == checksum(&bytes[..14]);
+        is_ours.then(|| u16::from_be_bytes([bytes[6] & 0x0f, bytes[7]]))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let [.., high, _, low, _] = fnv(bytes).to_be_bytes();
+    [high, low]
+}
+
+/// FNV-1a.
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 /// A position in a conversation's log. It grows within a conversation and is not dense:
 /// it is the sequence of the JetStream stream that holds the conversation's partition.
 pub type Seq = u64;

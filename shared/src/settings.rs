@@ -113,12 +113,18 @@ pub struct NatsSettings {
     /// Copies of each stream: 1 on one server, 3 in a cluster.
     #[arg(long, env = "PARTYLINE_NATS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub nats_replicas: u8,
-    /// Streams that the log is spread over. It can't be changed once there are conversations.
-    #[arg(long, env = "PARTYLINE_PARTITIONS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
-    pub partitions: u16,
-    /// How long the log keeps events, in hours. Postgres keeps messages for ever.
+    /// Streams that the log is spread over, when the first process makes them (1 if not set). Later processes take the
+    /// number that the streams have, and a process where another number is set does not start. `persister partitions
+    /// --grow` makes it larger.
+    #[arg(long, env = "PARTYLINE_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_PARTITIONS)))]
+    pub partitions: Option<u16>,
+    /// How long the log keeps events that are in Postgres, in hours. What is not in Postgres yet is kept until it is.
     #[arg(long, env = "PARTYLINE_LOG_HOURS", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..))]
     pub log_hours: u32,
+    /// Bytes that the log may take, one copy of all partitions together; 0 sets no limit but JetStream's own. Once it is
+    /// reached, events are refused (`unavailable`) until persisters have made room.
+    #[arg(long, env = "PARTYLINE_LOG_BYTES", default_value_t = 0)]
+    pub log_bytes: u64,
     /// How long JetStream itself recognises a repeated message, in seconds. Later repeats are
     /// found in the log and in Postgres.
     #[arg(long, env = "PARTYLINE_DEDUP_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
@@ -130,6 +136,15 @@ pub struct NatsSettings {
 }
 
 impl NatsSettings {
+    /// The limit of one of so many partitions, as JetStream takes it: -1 for none.
+    #[must_use]
+    pub fn log_bytes_of(&self, partitions: u16) -> i64 {
+        match self.log_bytes {
+            0 => -1,
+            bytes => i64::try_from(bytes / u64::from(partitions.max(1))).unwrap_or(i64::MAX).max(1),
+        }
+    }
+
     /// What is wrong across fields.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {

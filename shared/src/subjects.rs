@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::ids::{ConversationId, UserId};
+use crate::ids::{ConversationId, UserId, fnv};
 
 /// How many partitions (streams) the log may have.
 pub const MAX_PARTITIONS: u16 = 256;
@@ -44,21 +44,33 @@ pub const LOG_TEMPLATE: &str = "chat.log.{partition}.{conversation}";
 /// What all subjects of live events look like, for the names of spans.
 pub const LIVE_TEMPLATE: &str = "chat.live.{conversation}.log";
 
-/// The partition of a conversation: stable for ever, since it decides where its log lies.
+/// The partition of a conversation whose id names none: stable for ever, since it decides where its log lies.
 #[must_use]
 pub fn partition(conversation: ConversationId, partitions: u16) -> u16 {
-    // FNV-1a over the 16 bytes: uuids of version 7 share their leading bits, so all bytes count.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in conversation.0.as_bytes() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    // Over all 16 bytes: uuids of version 7 share their leading bits.
+    let hash = fnv(conversation.0.as_bytes());
     u16::try_from((hash >> 16) % u64::from(partitions.max(1))).unwrap_or(0)
+}
+
+/// The partition of a log's stream (`CHAT_LOG_<p>`).
+#[must_use]
+pub fn parse_log_stream(name: &str) -> Option<u16> {
+    name.strip_prefix("CHAT_LOG_")?.parse().ok()
 }
 
 /// The stream that holds a partition of the log.
 #[must_use]
 pub fn log_stream(partition: u16) -> String {
     format!("CHAT_LOG_{partition}")
+}
+
+/// Whether a stream is one of Partyline's: an account may have others.
+#[must_use]
+pub fn is_ours(stream: &str) -> bool {
+    let bucket = |name| stream.strip_prefix("KV_") == Some(name);
+    parse_log_stream(stream).is_some()
+        || [DEAD_STREAM, SEEN_STREAM].contains(&stream)
+        || [PRESENCE_BUCKET, NODES_BUCKET].into_iter().any(bucket)
 }
 
 /// Where events of a partition are read in batches (direct get), past what the client library offers.
@@ -237,6 +249,13 @@ mod tests {
             hits[usize::from(partition(ConversationId::generate(), 8))] += 1;
         }
         assert!(hits.iter().all(|&n| (700..1300).contains(&n)), "{hits:?}");
+    }
+
+    #[test]
+    fn stream_names_are_parsed_back() {
+        assert_eq!(parse_log_stream(&log_stream(17)), Some(17));
+        assert_eq!(parse_log_stream("CHAT_LOG_x"), None);
+        assert_eq!(parse_log_stream(DEAD_STREAM), None);
     }
 
     proptest::proptest! {

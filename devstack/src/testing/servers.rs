@@ -90,6 +90,12 @@ impl Servers {
         })
     }
 
+    /// Where NATS keeps its streams.
+    #[must_use]
+    pub fn nats_store(&self) -> PathBuf {
+        self.addresses.dir.join("nats").join("jetstream")
+    }
+
     /// Kills NATS with SIGKILL.
     pub async fn kill_nats(&self) {
         self.nats.end(Signal::KILL, PATIENCE).await;

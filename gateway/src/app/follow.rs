@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Chat, highest_seq};
 use crate::{
     encode::{Class, Frame},
+    log::{Behind, NotVerified},
     metrics,
     presence::Change,
     tasks::{self, essential, restarting},
@@ -35,6 +36,9 @@ const EVENT_LEAD: Duration = Duration::from_millis(5);
 const DOUBT_GAP: Duration = Duration::from_secs(1);
 /// Between two looks whether the connections to NATS stand again.
 const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Between two looks at how far Postgres is behind the log.
+const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What nodes tell each other.
 pub(super) struct Told {
@@ -52,12 +56,13 @@ pub(super) fn all(
     to_tell: mpsc::UnboundedReceiver<Change>,
     end: &CancellationToken,
 ) {
-    let doubting = chat.clone();
+    let (doubting, watching) = (chat.clone(), chat.clone());
     tasks::until(
         end.clone(),
         [
             tokio::spawn(essential("follow_link", follow_link(chat.clone(), link))),
             tokio::spawn(restarting("follow_doubt", move || Box::pin(follow_doubt(doubting.clone())))),
+            tokio::spawn(restarting("watch_log", move || Box::pin(watch_log(watching.clone())))),
             tokio::spawn(essential("follow_restarts", follow_restarts(chat.clone(), told.log_restarted))),
             tokio::spawn(essential("follow_members", follow_members(chat.clone(), told.members_changed))),
             tokio::spawn(essential("follow_users", follow_users(chat.clone(), told.users_changed))),
@@ -114,6 +119,9 @@ async fn look_at_link(chat: &Arc<Chat>, link: &LinkEvents, state: &mut LinkState
         state.connects = connects;
         reconnected(chat).await;
     }
+    if chat.log.check_link().is_ok() && chat.log.must_verify() {
+        verify_log(chat).await;
+    }
     set_up(chat, chat.log.check_link().is_ok());
     let dropped = link.slow_consumers().saturating_sub(state.slow_consumers);
     if dropped > 0 {
@@ -127,6 +135,46 @@ async fn look_at_link(chat: &Arc<Chat>, link: &LinkEvents, state: &mut LinkState
 fn set_up(chat: &Chat, up: bool) {
     metrics::nats_connected(up);
     chat.nats_up.set(up);
+}
+
+/// Compares the log with what is known of it before anything is appended on a new connection. If it was restored from an
+/// older copy, begins a new epoch; the next look opens the connection.
+async fn verify_log(chat: &Arc<Chat>) {
+    let held = chat.store.watermarks().await.inspect_err(|error| tracing::debug!(%error, "watermarks not read")).ok();
+    let behind = match chat.log.verify(held.as_ref()).await {
+        Ok(()) => return,
+        Err(NotVerified::Unknown(reason)) => {
+            tracing::warn!(reason, "the log is not compared yet: nothing is appended");
+            return;
+        }
+        Err(NotVerified::Behind(behind)) => behind,
+    };
+    for Behind { partition, last, known, .. } in &behind {
+        metrics::log_behind();
+        tracing::error!(partition, last, known, "the log ends too low: it was restored from an older copy");
+    }
+    for it in &behind {
+        if let Err(error) = chat.log.begin_above(it).await {
+            tracing::error!(%error, partition = it.partition, "no new epoch yet; nothing is appended");
+            return;
+        }
+    }
+    match chat.log.reload(|| highest_seq(chat.store.clone())).await {
+        Ok(true) => begin_anew(chat).await,
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "streams not found"),
+    }
+}
+
+/// Measures the log, and compares it with Postgres also while no connection is lost.
+async fn watch_log(chat: Arc<Chat>) {
+    let mut tick = tokio::time::interval(LOG_CHECK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let held = chat.store.watermarks().await.ok();
+        chat.log.measure(held.as_ref()).await;
+    }
 }
 
 async fn reconnected(chat: &Arc<Chat>) {

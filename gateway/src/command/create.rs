@@ -34,7 +34,7 @@ pub struct NewConversation {
 /// `bad_request` (title), `conflict` (number of people), `unavailable`.
 pub async fn create(chat: &Arc<Chat>, who: &Identity, asked: NewConversation) -> Result<Created, Refusal> {
     let new = check(who, asked, chat.config.group_max as usize)?;
-    let created = chat.store.create_conversation(who, &new).await.map_err(|error| {
+    let created = chat.store.create_conversation(chat.log.new_conversation(), who, &new).await.map_err(|error| {
         tracing::warn!(%error, "conversation not created");
         Refusal::unavailable("the database")
     })?;

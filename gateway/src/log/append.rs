@@ -1,6 +1,9 @@
 //! Appending to a conversation's log: with a [`Permit`], and never twice under one name.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use async_nats::{
     HeaderMap,
@@ -59,6 +62,8 @@ impl Log {
         let js =
             self.check_link().and_then(|()| self.publisher.context().ok_or_else(|| Refusal::unavailable("the log")));
         let js = js.inspect_err(|_| metrics::append_failed())?;
+        let state = self.partition(permit.conversation_id())?.state.load_full();
+        let highest = state.epoch.highest.load(Ordering::Acquire);
         let payload: Bytes = serde_json::to_vec(event)
             .map_err(|error| {
                 tracing::error!(%error, "an event has no JSON");
@@ -92,7 +97,18 @@ impl Log {
             }
         };
         match acked {
+            // Whatever was known before the event was published stands below it, or the log is an older copy.
+            Ok(ack) if !ack.duplicate && ack.sequence <= highest => {
+                metrics::append_failed();
+                if let Some(span) = span {
+                    trace::not_stored(span);
+                }
+                self.fell_back(&state, ack.sequence);
+                self.doubt();
+                Err(Refusal::unavailable("the log"))
+            }
             Ok(ack) => {
+                state.epoch.highest.fetch_max(ack.sequence, Ordering::AcqRel);
                 metrics::append_seconds(started.elapsed());
                 if let Some(span) = span {
                     trace::stored(span, ack.sequence, ack.duplicate);

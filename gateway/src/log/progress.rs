@@ -1,7 +1,7 @@
 //! How far Postgres has come after the log.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use partyline_shared::{
 use tokio::time::Instant;
 
 use super::{ANSWER_TIMEOUT, Log, Partition};
-use crate::tasks;
+use crate::{metrics, tasks};
 
 /// How old a watermark may be: a lower floor only means that more of the log's tail is read.
 const WATERMARK_AGE: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ pub struct Watermark {
 /// these places lack.
 #[derive(Clone, Debug)]
 pub struct Floors {
-    by_partition: Vec<Seq>,
+    by_partition: BTreeMap<u16, Seq>,
 }
 
 /// What was seen of a partition's progress, for the age of what Postgres lacks.
@@ -81,7 +81,8 @@ impl Log {
     /// # Errors
     /// `unavailable`, if it was never known.
     pub async fn watermark(&self, conversation: ConversationId) -> Result<Watermark, Refusal> {
-        self.watermark_of(self.partition(conversation)).await
+        let partition = self.partition(conversation)?;
+        self.watermark_of(&partition).await
     }
 
     /// The same without waiting, if it is known well enough: a new look is taken meanwhile. What may have been added to
@@ -90,20 +91,18 @@ impl Log {
     /// # Errors
     /// `unavailable`, if it was never known.
     pub async fn recent_watermark(self: &Arc<Self>, conversation: ConversationId) -> Result<Watermark, Refusal> {
-        let number = self.number(conversation);
-        let partition = &self.partitions[usize::from(number)];
+        let partition = self.partition(conversation)?;
         let now = Instant::now();
         let (known, at) = {
             let progress = partition.progress.lock();
             (progress.known(now, RECENT_AGE), progress.latest.map_or(now, |(at, _)| at))
         };
-        let Some(watermark) = known else { return self.watermark_of(partition).await };
+        let Some(watermark) = known else { return self.watermark_of(&partition).await };
         if now.saturating_duration_since(at) >= WATERMARK_AGE && !partition.looking.swap(true, Ordering::AcqRel) {
             let log = self.clone();
             tokio::spawn(async move {
-                let partition = &log.partitions[usize::from(number)];
                 // Whoever needs one waits, and is told, if there is none.
-                let _ = tasks::caught("watermark", log.watermark_of(partition)).await;
+                let _ = tasks::caught("watermark", log.watermark_of(&partition)).await;
                 partition.looking.store(false, Ordering::Release);
             });
         }
@@ -115,14 +114,18 @@ impl Log {
     /// # Errors
     /// `unavailable`, if it was never known.
     pub async fn floors(&self) -> Result<Floors, Refusal> {
-        let watermarks = try_join_all(self.partitions.iter().map(|partition| self.watermark_of(partition))).await?;
-        Ok(Floors { by_partition: watermarks.iter().map(|watermark| watermark.floor).collect() })
+        let table = self.table.load_full();
+        let floors = table.partitions.iter().map(async |(number, partition)| {
+            let watermark = self.watermark_of(partition).await?;
+            Ok::<_, Refusal>((*number, watermark.floor))
+        });
+        Ok(Floors { by_partition: try_join_all(floors).await?.into_iter().collect() })
     }
 
     /// The floor under a conversation.
     #[must_use]
     pub fn floor(&self, floors: &Floors, conversation: ConversationId) -> Seq {
-        floors.by_partition.get(usize::from(self.number(conversation))).copied().unwrap_or(0)
+        floors.by_partition.get(&self.number(conversation)).copied().unwrap_or(0)
     }
 
     async fn watermark_of(&self, partition: &Partition) -> Result<Watermark, Refusal> {
@@ -144,6 +147,8 @@ impl Log {
     pub(super) async fn look(&self, partition: &Partition) -> Result<Watermark, Refusal> {
         self.check_link()?;
         let state = partition.state.load_full();
+        // Before the look, which can't find the log's end below it.
+        let seen = state.epoch.highest.load(Ordering::Acquire);
         let read = async {
             // In this order: what retention takes meanwhile, Postgres has.
             let stream = state.log.stream.get_info().await.map_err(|error| error.to_string())?;
@@ -151,12 +156,29 @@ impl Log {
             if streams::epoch(&stream.config) != state.log.epoch {
                 return Err("another stream has taken its place".to_owned());
             }
+            state.epoch.note_retention(&stream.config);
             Ok((consumer.ack_floor.stream_sequence, stream.state.first_sequence, stream.state.last_sequence))
         };
         let began = Instant::now();
         let read = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
         match read.unwrap_or_else(|_| Err("no answer in time".into())) {
-            Ok((floor, first, last)) => Ok(partition.progress.lock().note(began, floor, first, last)),
+            Ok((floor, first, last)) => {
+                if last < seen {
+                    self.fell_back(&state, last);
+                }
+                state.epoch.highest.fetch_max(last, Ordering::AcqRel);
+                let lost = streams::lost(first, floor, &mut state.epoch.counted.lock());
+                if lost > 0 {
+                    metrics::log_lost(lost);
+                    tracing::error!(
+                        partition = state.log.partition,
+                        lost,
+                        first,
+                        "events are gone that Postgres never had"
+                    );
+                }
+                Ok(partition.progress.lock().note(began, floor, first, last))
+            }
             Err(error) => {
                 tracing::warn!(error, "watermark not read");
                 self.doubt();

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,9 +37,18 @@ pub(super) struct Publisher {
     ended: Traffic,
 }
 
-struct Connected {
+pub(super) struct Connected {
     connection: SingleConnection,
     js: Context,
+    /// Since this connection was established the log was compared with what is known of it: the server may have been
+    /// restored from an older copy.
+    verified: AtomicBool,
+}
+
+impl Connected {
+    pub(super) fn verified(&self) {
+        self.verified.store(true, Ordering::Release);
+    }
 }
 
 /// Messages and bytes that a connection carried.
@@ -71,11 +80,31 @@ impl Publisher {
         Arc::new(Self { current: ArcSwapOption::empty(), changed: Notify::new(), ended: Traffic::default() })
     }
 
-    /// Returns the context to publish with, or `None` while there is no connection. If the connection ends after this,
-    /// the publish fails: it can't outlive the connection.
+    /// Returns the context to publish with, or `None` while there is no connection or the log was not compared since it
+    /// was established. If the connection ends after this, the publish fails: it can't outlive the connection.
     pub(super) fn context(&self) -> Option<Context> {
         let current = self.current.load();
-        current.as_ref().filter(|it| it.connection.is_connected()).map(|it| it.js.clone())
+        let is_usable = |it: &&Arc<Connected>| it.connection.is_connected() && it.verified.load(Ordering::Acquire);
+        current.as_ref().filter(is_usable).map(|it| it.js.clone())
+    }
+
+    /// Whether the connection stands.
+    pub(super) fn is_connected(&self) -> bool {
+        self.current.load().as_ref().is_some_and(|it| it.connection.is_connected())
+    }
+
+    /// Returns the connection if the log has to be compared before it is used.
+    pub(super) fn unverified(&self) -> Option<Arc<Connected>> {
+        let current = self.current.load_full();
+        current.filter(|it| it.connection.is_connected() && !it.verified.load(Ordering::Acquire))
+    }
+
+    /// Has the log compared again before anything more is appended.
+    pub(super) fn suspend(&self) {
+        if let Some(current) = self.current.load().as_ref() {
+            current.verified.store(false, Ordering::Release);
+        }
+        self.changed.notify_one();
     }
 
     /// Adds what all connections carried so far.
@@ -120,7 +149,7 @@ impl Publisher {
             .max_ack_inflight(IN_FLIGHT)
             .backpressure_on_inflight(false)
             .build(connection.client.clone());
-        let current = Arc::new(Connected { connection, js });
+        let current = Arc::new(Connected { connection, js, verified: AtomicBool::new(false) });
         self.current.store(Some(current.clone()));
         self.changed.notify_one();
         tokio::select! {

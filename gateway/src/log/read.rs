@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{ANSWER_TIMEOUT, Entry, Floors, Log};
+use super::{ANSWER_TIMEOUT, Entry, Floors, Log, NOT_SAID};
 
 /// Events in one read from JetStream.
 const READ_BATCH: usize = 256;
@@ -58,11 +59,11 @@ impl Log {
     /// `unavailable`.
     pub async fn head(&self, conversation: ConversationId) -> Result<Option<Entry>, Refusal> {
         self.check_link()?;
-        let state = self.partition(conversation).state.load_full();
+        let state = self.partition(conversation)?.state.load_full();
         let subject = self.subject(conversation);
         // A replica may lag behind its leader, so only a lone server is asked directly.
         let found = async {
-            if self.settings.nats_replicas > 1 {
+            if state.log.is_replicated() {
                 state.log.stream.get_last_raw_message_by_subject(&subject).await.map(Some).or_else(|error| {
                     use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
                     if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
@@ -94,10 +95,10 @@ impl Log {
             return Ok(None);
         }
         self.check_link()?;
-        let state = self.partition(conversation).state.load_full();
+        let state = self.partition(conversation)?.state.load_full();
         // As for the head: a replica may lag behind its leader.
         let found = async {
-            if self.settings.nats_replicas > 1 {
+            if state.log.is_replicated() {
                 state.log.stream.get_raw_message(seq).await.map(Some).or_else(|error| {
                     use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
                     if matches!(error.kind(), NoMessageFound) { Ok(None) } else { Err(error.to_string()) }
@@ -178,7 +179,7 @@ impl Log {
     /// Whether an answer to a direct get may come from a replica that lags.
     #[must_use]
     pub fn may_lag(&self) -> bool {
-        self.settings.nats_replicas > 1
+        self.table.load().partitions.values().any(|partition| partition.state.load().log.is_replicated())
     }
 
     /// Events after a place up to `head`, which was stored once, if retention cannot have removed any of them.
@@ -204,7 +205,8 @@ impl Log {
         if let Some(first) = entries.first_mut() {
             first.prev_seq = after;
         }
-        let watermark = self.look(self.partition(conversation)).await?;
+        let partition = self.partition(conversation)?;
+        let watermark = self.look(&partition).await?;
         if head_is_gone {
             return Ok(Rest::InPostgres(watermark.floor.max(head)));
         }
@@ -303,7 +305,13 @@ impl Log {
     /// Whether everything that was appended since a moment is still in the conversation's log.
     #[must_use]
     pub fn holds_since(&self, conversation: ConversationId, since: Timestamp) -> bool {
-        let kept = time::Duration::hours(i64::from(self.settings.log_hours));
+        let Ok(partition) = self.partition(conversation) else { return false };
+        // The persister decides how long events are kept; until it has said so, this node's own setting is the best guess.
+        let keeps = match partition.state.load().epoch.keeps.load(Ordering::Acquire) {
+            NOT_SAID => u64::from(self.settings.log_hours) * 3_600,
+            seconds => seconds,
+        };
+        let kept = time::Duration::seconds(i64::try_from(keeps).unwrap_or(i64::MAX));
         let began = Uuid::try_parse(&self.epoch(conversation)).ok().and_then(Timestamp::of_uuid);
         since.age() < kept && began.is_some_and(|began| began <= since)
     }

@@ -56,6 +56,9 @@ pub fn describe() {
     for reason in HANDSHAKES {
         counter!(HANDSHAKES_REFUSED, "reason" => reason).absolute(0);
     }
+    for name in [LOG_LOST, LOG_BEHIND] {
+        counter!(name).absolute(0);
+    }
     for event in NATS {
         counter!(NATS_EVENTS, "event" => event).absolute(0);
     }
@@ -101,6 +104,10 @@ fn clients() {
 fn messages() {
     describe_counter!(MESSAGES, "Messages taken from clients, by outcome (stored, duplicate)");
     describe_histogram!(APPEND, Unit::Seconds, "From publishing an event to JetStream's word that it is stored");
+    describe_gauge!(LOG_LAG, "Events in the log that Postgres does not hold yet, by partition, at most");
+    describe_gauge!(LOG_LAG_AGE, Unit::Seconds, "Age of the oldest of them; 0 without any");
+    describe_counter!(LOG_LOST, "Events that left the log before Postgres had them");
+    describe_counter!(LOG_BEHIND, "Looks at which a partition's log ended below what is known of it");
     describe_counter!(APPEND_FAILURES, "Events that JetStream did not confirm");
     describe_histogram!(
         DELIVERY,

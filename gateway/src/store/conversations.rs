@@ -49,16 +49,21 @@ fn direct_key(participants: &[UserId]) -> String {
 }
 
 impl Store {
-    /// Makes a conversation with all its participants; a direct one is found if it is there. People that nobody
-    /// has seen yet are remembered by their ids.
+    /// Makes a conversation with this id and all its participants; a direct one is found if it is there. People that
+    /// nobody has seen yet are remembered by their ids.
     ///
     /// # Errors
     /// If Postgres doesn't answer.
-    pub async fn create_conversation(&self, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
-        self.answered(COMMAND_TIMEOUT, self.create(creator, new)).await
+    pub async fn create_conversation(
+        &self,
+        id: ConversationId,
+        creator: &Identity,
+        new: &NewConversation,
+    ) -> sqlx::Result<Created> {
+        self.answered(COMMAND_TIMEOUT, self.create(id, creator, new)).await
     }
 
-    async fn create(&self, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
+    async fn create(&self, id: ConversationId, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
         let mut connection = self.connection().await?;
         let mut transaction = connection.begin().await?;
         let everybody = new.participants.iter().chain([&creator.user_id]);
@@ -67,9 +72,8 @@ impl Store {
             Kind::Direct => ("direct", Some(direct_key(&new.participants))),
             Kind::Group => ("group", None),
         };
-        let id = Uuid::now_v7();
         let made: Option<Uuid> = sqlx::query_scalar(CREATE)
-            .bind(id)
+            .bind(id.0)
             .bind(kind)
             .bind(new.title.as_deref())
             .bind(key.as_deref())

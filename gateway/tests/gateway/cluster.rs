@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use async_nats::jetstream;
 use devstack::testing::{Cluster, Launch, TestEnv};
+use futures_util::TryStreamExt;
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 
@@ -117,4 +118,41 @@ async fn three_copies_keep_every_promise_when_the_leader_dies() {
     let page = world.get(&two, "bob", &messages_of(&chat)).await;
     assert_eq!(page.body["results"].as_array().unwrap().last().unwrap()["content"], "three again");
     drop(persister);
+}
+
+#[tokio::test]
+async fn replicas_of_every_stream_and_bucket_are_raised_and_never_lowered() {
+    let cluster = Cluster::start(3).await.unwrap();
+    let world = World::of(TestEnv::on(&cluster.addresses).await.unwrap());
+    let js = jetstream::new(world.env.nats().await.unwrap());
+    let names = ["CHAT_DEAD", "CHAT_LOG_0", "CHAT_SEEN", "KV_CHAT_NODES", "KV_CHAT_PRESENCE"];
+    let replicas = async || {
+        // A stream of another name would be missed below.
+        let mut found: Vec<String> = js.stream_names().try_collect().await.unwrap();
+        found.sort();
+        assert_eq!(found, names);
+        let mut replicas = Vec::new();
+        for name in found {
+            let stream = js.get_stream(&name).await.unwrap();
+            replicas.push((name, stream.cached_info().config.num_replicas));
+        }
+        replicas
+    };
+    let all = |copies: usize| names.map(|name| (name.to_owned(), copies)).to_vec();
+    let start = async |copies: &str| {
+        let setting = "PARTYLINE_NATS_REPLICAS";
+        let gateway = world.launch().env(setting, copies).start().await.unwrap();
+        (gateway, world.env.persister().unwrap().env(setting, copies).start().await.unwrap())
+    };
+    drop(start("1").await);
+    assert_eq!(replicas().await, all(1));
+    let (_gateway, persister) = start("3").await;
+    assert_eq!(replicas().await, all(3));
+    for name in names {
+        let wanted = format!(r#"partyline_persister_stream_replicas{{stream="{name}"}}"#);
+        until(name, async || world.metric(&persister, &wanted).await == 3.0).await;
+    }
+    // A process that lacks the setting.
+    let _more = start("1").await;
+    assert_eq!(replicas().await, all(3));
 }

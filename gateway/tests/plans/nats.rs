@@ -486,6 +486,10 @@ fn manage(state: &mut State, tokens: &[&str], asked: &Value) -> Value {
             state.streams.get_mut(stream).map(|it| it.consumers.remove(name));
             json!({ "success": true })
         }
+        ["STREAM", "NAMES"] => {
+            let names: Vec<_> = state.streams.keys().collect();
+            json!({ "total": names.len(), "offset": 0, "limit": 1_024, "streams": names })
+        }
         ["INFO"] => {
             let limits = json!({ "max_memory": -1, "max_storage": -1, "max_streams": -1, "max_consumers": -1,
                 "max_ack_pending": -1, "memory_max_stream_bytes": -1, "storage_max_stream_bytes": -1,

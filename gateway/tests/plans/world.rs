@@ -124,7 +124,7 @@ impl World {
                 .iter()
                 .map(|it| batch::Entry { seq: it.seq, event: batch::read(&it.subject, &it.payload).unwrap() })
                 .collect();
-            let Ok(written) = store.write(&batch::Rows::of(&entries)).await else { return };
+            let Ok(written) = store.write(&batch::Rows::of(&entries), 0, last).await else { return };
             assert!(written.absent.is_empty() && written.displaced.is_empty(), "{written:?}");
             if acknowledge {
                 nats.acknowledge(last);

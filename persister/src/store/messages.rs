@@ -134,4 +134,5 @@ pub(super) const HIGHEST_SEQ: &str = "
            LEFT JOIN LATERAL (SELECT m.deleted_seq AS seq FROM messages m
                                WHERE m.conversation_id = c.id AND m.deleted_seq IS NOT NULL
                                ORDER BY m.deleted_seq DESC LIMIT 1) deleted ON true),
-        (SELECT COALESCE(max(last_read_seq), 0) FROM participants))";
+        (SELECT COALESCE(max(last_read_seq), 0) FROM participants),
+        (SELECT COALESCE(max(seq), 0) FROM log_watermarks))";

@@ -6,6 +6,7 @@ mod changes;
 mod failures;
 mod flow;
 mod plans;
+mod retention;
 mod seen;
 mod sharing;
 mod support;

@@ -77,7 +77,8 @@ impl World {
 
     /// Makes the streams, with an `ack_wait` that a test can wait for.
     pub(crate) async fn prepare(&self, ack_wait: Duration) {
-        let logs = streams::ensure_log(&self.js, &self.config(&[]).nats, || async { Ok(0) }).await.unwrap();
+        let log = streams::ensure_log(&self.js, &self.config(&[]).nats, || async { Ok(0) }).await.unwrap();
+        let logs = log.streams;
         let consumer = streams::ensure_persister(&logs[0].stream).await.unwrap();
         let mut config = consumer.cached_info().config.clone();
         config.ack_wait = ack_wait;
