@@ -80,7 +80,7 @@ pub async fn send(
     let appended = chat.log.append(permit, &event, Some(dedup_id(conversation_id, &who.user_id, client_id))).await?;
     if appended.duplicate {
         chat.budget.give_back(spent);
-        let first = chat.sent.at(conversation_id, appended.seq).await?;
+        let first = chat.sent.at(conversation_id, appended.seq, &who.user_id, client_id).await?;
         return Ok(again(conversation_id, client_id, first));
     }
     metrics::message_taken(false);
