@@ -85,7 +85,7 @@ pub async fn send(
     let appended = chat.log.append(permit, &event, Some(dedup)).await?;
     if appended.duplicate {
         chat.budget.give_back(spent);
-        let first = chat.sent.at(conversation_id, appended.seq).await?;
+        let first = chat.sent.at(conversation_id, appended.seq, &who.user_id, &names).await?;
         return Ok(again(conversation_id, first));
     }
     metrics::message_taken(false);

@@ -273,12 +273,19 @@ impl SentMessages {
         Ok(None)
     }
 
-    /// The message at a place that JetStream named.
+    /// The message of this name at a place that JetStream named.
     ///
     /// # Errors
-    /// `unavailable`.
-    pub async fn at(&self, conversation: ConversationId, seq: Seq) -> Result<Sent, Refusal> {
+    /// `unavailable`, also if another message has the place: this one was in a log that was restored from an older copy.
+    pub async fn at(
+        &self,
+        conversation: ConversationId,
+        seq: Seq,
+        sender: &UserId,
+        names: &Names,
+    ) -> Result<Sent, Refusal> {
         let found = history::original(&self.store, &self.log, conversation, seq).await?;
+        let found = found.filter(|it| names.include(it.client_id) && it.sender_id == *sender);
         let found = found.ok_or_else(|| Refusal::unavailable("the log"))?;
         Ok(Sent::of(&found, seq))
     }

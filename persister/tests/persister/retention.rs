@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::{message::PublishMessage, stream::Info};
 use partyline_persister::{queue::Queues, retention, store::Store};
 use partyline_shared::{event::Event, streams, subjects};
 
@@ -45,6 +45,25 @@ async fn retention_takes_nothing_that_is_not_in_postgres() {
     persister.stop().await;
     assert_eq!(retention::sweep(&queues, 0, Duration::ZERO).await.unwrap(), Some(9));
     assert_eq!(log(&world).await.state.messages, 0);
+}
+
+#[tokio::test]
+async fn repeats_of_removed_events_are_recognised() {
+    let world = World::new().await;
+    world.prepare(Duration::from_secs(30)).await;
+    let chat = world.conversation(&["ann"]).await;
+    let append = async || {
+        let payload = serde_json::to_vec(&numbered(chat, 0, 1)[0]).unwrap();
+        let message = PublishMessage::build().payload(payload.into()).message_id("one");
+        world.js.send_publish(subjects::log(0, chat), message).await.unwrap().await.unwrap()
+    };
+    let first = append().await;
+    let persister = world.persister(&[]).await;
+    world.settled().await;
+    persister.stop().await;
+    assert_eq!(retention::sweep(&queues(&world, &[]), 0, Duration::ZERO).await.unwrap(), Some(first.sequence + 1));
+    let again = append().await;
+    assert!(again.duplicate && again.sequence == first.sequence);
 }
 
 #[tokio::test]
