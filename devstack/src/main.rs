@@ -66,6 +66,7 @@ struct Data {
 }
 
 fn main() -> ExitCode {
+    partyline_shared::tls::install_crypto_provider();
     let cli = Cli::parse();
     let ended =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {

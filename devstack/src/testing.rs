@@ -10,8 +10,10 @@
 
 mod account;
 mod binary;
+mod certificates;
 mod cluster;
 mod env;
+mod own;
 mod process;
 mod proxy;
 pub mod servers;
@@ -20,8 +22,10 @@ pub use partyline_shared::claims::UserType;
 
 pub use self::{
     binary::binary,
+    certificates::{Authority, Certificate},
     cluster::Cluster,
     env::TestEnv,
+    own::{Bouncer, OwnNats, OwnPostgres, nats_tls},
     process::{Launch, Process},
     proxy::Proxy,
 };

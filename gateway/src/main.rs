@@ -6,7 +6,7 @@ use partyline_gateway::{
     config::{Config, DEFAULT_ADMIN_ADDR},
     metrics, server,
 };
-use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry};
+use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry, tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A message costs a fifth less CPU time than with the system's (docs/decisions/0011-allocator.md).
@@ -17,17 +17,20 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = healthcheck::run(DEFAULT_ADMIN_ADDR) {
         return Ok(code);
     }
+    tls::install_crypto_provider();
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
     allow_descriptors(config.limits.max_connections);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
     tasks::install(metrics::task);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().thread_name(tasks::THREAD_NAME).build()?.block_on(async {
         let shutdown = shutdown::on_signal()?;
         let bound = tokio::select! {
             bound = server::bind(config, recorder) => bound?,
             () = shutdown.cancelled() => return Ok(ExitCode::SUCCESS),
+            task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
         tracing::info!(http = %bound.http_addr()?, admin = %bound.admin_addr()?, "listening");
         bound.serve(shutdown).await.map(|()| ExitCode::SUCCESS)

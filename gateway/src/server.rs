@@ -181,7 +181,7 @@ impl Bound {
         trace::finish().await;
         admin.await?;
         match failed {
-            Some(task) => Err(anyhow::anyhow!("the task {task} ended, which the process can't do without")),
+            Some(task) => Err(tasks::Failed(task).into()),
             None => Ok(()),
         }
     }

@@ -1,6 +1,8 @@
 //! Tasks that last as long as the process serves.
 
-pub use partyline_shared::tasks::{Panicked, caught, essential, essential_until, failed, process_ends, restarting};
+pub use partyline_shared::tasks::{
+    Failed, Panicked, caught, essential, essential_until, failed, process_ends, restarting,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

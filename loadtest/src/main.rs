@@ -66,6 +66,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    partyline_shared::tls::install_crypto_provider();
     let met = start(Cli::parse()).unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");
         std::process::exit(2);

@@ -7,18 +7,20 @@ use partyline_persister::{
     metrics, partitions,
     process::Persister,
 };
-use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry};
+use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry, tls};
 
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = healthcheck::run(DEFAULT_ADMIN_ADDR) {
         return Ok(code);
     }
+    tls::install_crypto_provider();
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
     tasks::install(metrics::task);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().thread_name(tasks::THREAD_NAME).build()?.block_on(async {
         if let Some(command) = &config.command {
             return run_command(&config, command).await.map(|()| ExitCode::SUCCESS);
         }

@@ -90,6 +90,7 @@ impl Persister {
         let opened = tokio::select! {
             opened = open(&config, &nats_up, &mut aside) => opened?,
             () = shutdown.cancelled() => return Ok(()),
+            task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
         let mut found = watch(&opened, &mut aside);
         let mut pipelines = JoinSet::new();
@@ -119,7 +120,7 @@ impl Persister {
         end.cancel();
         trace::finish().await;
         match failed {
-            Some(task) => Err(anyhow::anyhow!("the task {task} ended, which the process can't do without")),
+            Some(task) => Err(tasks::Failed(task).into()),
             None => Ok(()),
         }
     }

@@ -8,7 +8,12 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::subjects::MAX_PARTITIONS;
+use crate::{
+    nats,
+    secret::{Secret, SecretSource},
+    subjects::MAX_PARTITIONS,
+    tls::TlsFiles,
+};
 
 /// Checks that span fields, or that a parser can't make.
 pub trait Check {
@@ -104,12 +109,43 @@ fn sentence(error: &clap::Error) -> String {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsSettings {
-    /// Servers, comma-separated; user and password may stand in the URL.
+    /// Servers, comma-separated; `tls://` asks for TLS. User and password, or a token alone, may stand in the URL.
     #[arg(long, env = "PARTYLINE_NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
     pub nats_url: String,
-    /// A NATS credentials file (JWT and nkey).
+    /// A NATS credentials file (JWT and nkey). As all files with secrets of NATS it is read at each connection.
     #[arg(long, env = "PARTYLINE_NATS_CREDENTIALS")]
     pub nats_credentials: Option<PathBuf>,
+    /// The user, if it does not stand in the URL.
+    #[arg(long, env = "PARTYLINE_NATS_USER")]
+    pub nats_user: Option<String>,
+    /// The user's password.
+    #[arg(long, env = "PARTYLINE_NATS_PASSWORD", hide_env_values = true)]
+    pub nats_password: Option<Secret>,
+    /// A file with the user's password.
+    #[arg(long, env = "PARTYLINE_NATS_PASSWORD_FILE")]
+    pub nats_password_file: Option<PathBuf>,
+    /// A token, instead of a user.
+    #[arg(long, env = "PARTYLINE_NATS_TOKEN", hide_env_values = true)]
+    pub nats_token: Option<Secret>,
+    /// A file with the token.
+    #[arg(long, env = "PARTYLINE_NATS_TOKEN_FILE")]
+    pub nats_token_file: Option<PathBuf>,
+    /// The seed of an nkey (`SU…`), instead of a user.
+    #[arg(long, env = "PARTYLINE_NATS_NKEY_SEED", hide_env_values = true)]
+    pub nats_nkey_seed: Option<Secret>,
+    /// A file with the seed of the nkey.
+    #[arg(long, env = "PARTYLINE_NATS_NKEY_SEED_FILE")]
+    pub nats_nkey_seed_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that NATS's certificate may come from, instead of the system's. With this
+    /// setting every connection uses TLS, whatever the URL says.
+    #[arg(long, env = "PARTYLINE_NATS_CA_FILE")]
+    pub nats_ca_file: Option<PathBuf>,
+    /// A client certificate (PEM, with its chain) for NATS.
+    #[arg(long, env = "PARTYLINE_NATS_CERT_FILE")]
+    pub nats_cert_file: Option<PathBuf>,
+    /// The private key (PEM) of the client certificate.
+    #[arg(long, env = "PARTYLINE_NATS_KEY_FILE")]
+    pub nats_key_file: Option<PathBuf>,
     /// Copies of each stream: 1 on one server, 3 in a cluster.
     #[arg(long, env = "PARTYLINE_NATS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub nats_replicas: u8,
@@ -145,16 +181,49 @@ impl NatsSettings {
         }
     }
 
+    /// The password of [`Self::nats_user`].
+    #[must_use]
+    pub fn password(&self) -> SecretSource<'_> {
+        let (text, file) = (self.nats_password.as_ref(), self.nats_password_file.as_deref());
+        SecretSource { name: "PARTYLINE_NATS_PASSWORD", text, file }
+    }
+
+    /// The token.
+    #[must_use]
+    pub fn token(&self) -> SecretSource<'_> {
+        let (text, file) = (self.nats_token.as_ref(), self.nats_token_file.as_deref());
+        SecretSource { name: "PARTYLINE_NATS_TOKEN", text, file }
+    }
+
+    /// The seed of the nkey.
+    #[must_use]
+    pub fn nkey_seed(&self) -> SecretSource<'_> {
+        let (text, file) = (self.nats_nkey_seed.as_ref(), self.nats_nkey_seed_file.as_deref());
+        SecretSource { name: "PARTYLINE_NATS_NKEY_SEED", text, file }
+    }
+
+    /// The files of TLS.
+    #[must_use]
+    pub fn tls(&self) -> TlsFiles<'_> {
+        TlsFiles {
+            prefix: "PARTYLINE_NATS",
+            ca: self.nats_ca_file.as_deref(),
+            cert: self.nats_cert_file.as_deref(),
+            key: self.nats_key_file.as_deref(),
+        }
+    }
+
     /// What is wrong across fields.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.tls().problems();
         for url in self.nats_url.split(',') {
-            if url.parse::<async_nats::ServerAddr>().is_err() {
+            if url.trim().parse::<async_nats::ServerAddr>().is_err() {
                 // The URL may hold a password: never shown.
                 problems.push("PARTYLINE_NATS_URL: not a NATS URL (nats://host:port, comma-separated)".into());
             }
         }
+        problems.extend(nats::auth_problems(self));
         if u64::from(self.dedup_seconds) > u64::from(self.log_hours) * 3_600 {
             problems.push("PARTYLINE_DEDUP_SECONDS: longer than PARTYLINE_LOG_HOURS keeps events".into());
         }

@@ -1,5 +1,6 @@
 //! Background tasks of a process. Each has a name and a policy, so that none ends unseen: [`essential`] ends the process
-//! with it, [`restarting`] starts it again, [`caught`] leaves it to the caller.
+//! with it, [`restarting`] starts it again, [`caught`] leaves it to the caller. A panic in a task without a policy, which
+//! a library has spawned, ends the process.
 
 use std::{
     any::Any,
@@ -45,6 +46,16 @@ static OBSERVER: OnceLock<Observer> = OnceLock::new();
 /// The name of the first task that ended and should not have.
 static FAILED: LazyLock<watch::Sender<Option<&'static str>>> = LazyLock::new(|| watch::Sender::new(None));
 
+/// Name of the threads of a process's runtime ([`install`]).
+pub const THREAD_NAME: &str = "partyline";
+/// The name under which [`failed`] reports a task without a policy.
+const UNSUPERVISED: &str = "unsupervised";
+
+tokio::task_local! {
+    /// Set while a task with a policy runs.
+    static SUPERVISED: ();
+}
+
 /// The process is ending: tasks may return, since what they wait for goes.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -53,7 +64,14 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 #[error("a task panicked")]
 pub struct Panicked;
 
-/// Has `observer` count tasks, and panics logged, from now on; the first call counts.
+/// A task ended that the process can't do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the task {0} ended, which the process can't do without")]
+pub struct Failed(pub &'static str);
+
+/// Has `observer` count tasks, and panics logged, from now on; the first call counts. A panic on a thread of the name
+/// [`THREAD_NAME`] outside of all tasks with a policy makes [`failed`] return: nothing else would notice that, say, the
+/// task of a NATS connection is gone.
 pub fn install(observer: Observer) {
     let _ = OBSERVER.set(observer);
     panic::set_hook(Box::new(log_panic));
@@ -131,7 +149,7 @@ async fn restart<F: Future<Output = ()>>(name: &'static str, make: impl Fn() -> 
 pub fn caught<T>(name: &'static str, task: impl Future<Output = T>) -> impl Future<Output = Result<T, Panicked>> {
     // Combinators hold the task once; an async function would hold it as its argument, too, and be twice as large.
     // Nothing that the task alone owned is seen again.
-    AssertUnwindSafe(fault::injected(name, task)).catch_unwind().map(move |ended| {
+    AssertUnwindSafe(SUPERVISED.scope((), fault::injected(name, task))).catch_unwind().map(move |ended| {
         ended.map_err(|_| {
             observe(name, TaskEvent::Panicked);
             Panicked
@@ -177,6 +195,10 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let thread = thread.name().unwrap_or("unnamed");
     tracing::error!(location, thread, message = constant(info.payload()), backtrace, "panic");
+    if thread == THREAD_NAME && SUPERVISED.try_with(|()| ()).is_err() {
+        tracing::error!("a task of a library panicked; the process ends");
+        fail(UNSUPERVISED);
+    }
 }
 
 fn constant(payload: &(dyn Any + Send)) -> &'static str {
@@ -184,7 +206,7 @@ fn constant(payload: &(dyn Any + Send)) -> &'static str {
 }
 
 /// Panics on purpose, for tests: in a build with debug assertions, a task whose name stands in the file that
-/// `PARTYLINE_TEST_PANIC_FILE` names panics.
+/// `PARTYLINE_TEST_PANIC_FILE` names panics. `unsupervised` stands for a task that a library has spawned.
 mod fault {
     #[cfg(not(debug_assertions))]
     pub(super) fn injected<T>(_: &'static str, task: impl Future<Output = T>) -> impl Future<Output = T> {
@@ -209,7 +231,15 @@ mod fault {
 
     #[cfg(debug_assertions)]
     async fn named(name: &str, path: &std::path::Path) {
-        while std::fs::read_to_string(path).map_or(true, |text| text.trim() != name) {
+        loop {
+            match std::fs::read_to_string(path).as_deref().map(str::trim) {
+                Ok(found) if found == name => return,
+                Ok(super::UNSUPERVISED) if std::fs::remove_file(path).is_ok() => {
+                    #[expect(clippy::panic, reason = "what a test asked for")]
+                    tokio::task::spawn_blocking(|| panic!("a test's panic"));
+                }
+                _ => {}
+            }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }

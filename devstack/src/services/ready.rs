@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 
 use crate::{child::Child, paths, store};
 
@@ -21,6 +24,8 @@ pub enum Ready {
     NatsCluster(String, usize),
     /// A query on this Postgres URL is answered.
     Postgres(String),
+    /// This port of 127.0.0.1 takes connections.
+    Port(u16),
 }
 
 impl Ready {
@@ -33,6 +38,7 @@ impl Ready {
                     answers(&format!("{url}/healthz")).await && in_cluster(url, *size).await == Some(true)
                 }
                 Self::Postgres(url) => store::answers(url).await,
+                Self::Port(port) => TcpStream::connect(("127.0.0.1", *port)).await.is_ok(),
             }
         };
         tokio::time::timeout(ANSWER, asked).await.unwrap_or(false)

@@ -31,6 +31,7 @@ mod reading;
 mod requests;
 mod rest;
 mod restored;
+mod secure_nats;
 mod socketio;
 mod stalls;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use devstack::testing::Process;
+use devstack::testing::{Launch, Process};
 use serde_json::json;
 
 use crate::{
@@ -136,4 +136,24 @@ async fn a_persister_without_one_of_its_tasks_ends_with_an_error() {
     let persister = world.env.persister().unwrap().env("PARTYLINE_TEST_PANIC_FILE", &fault.0).start().await.unwrap();
     fault.strike("pull");
     ends_with_an_error(&persister, "pull").await;
+}
+
+#[tokio::test]
+async fn process_ends_when_a_task_of_a_library_panics() {
+    let world = World::new().await;
+    let fault = Fault::new(&world);
+    let faulty = |launch: Launch| launch.env("PARTYLINE_TEST_PANIC_FILE", &fault.0);
+    for process in [faulty(world.launch()), faulty(world.env.persister().unwrap())] {
+        let process = process.start().await.unwrap();
+        fault.strike("unsupervised");
+        ends_with_an_error(&process, "unsupervised").await;
+    }
+    // At the start as well: NATS is not there, so the processes still wait for it.
+    let nowhere = "nats://127.0.0.1:1";
+    for process in [faulty(world.launch()), faulty(world.env.persister().unwrap())] {
+        let process = process.env("PARTYLINE_NATS_URL", nowhere).spawn().unwrap();
+        until("the process to wait for NATS", async || process.log().contains("no connection to NATS")).await;
+        fault.strike("unsupervised");
+        ends_with_an_error(&process, "unsupervised").await;
+    }
 }
