@@ -12,10 +12,13 @@ mod row;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use partyline_shared::settings::DatabaseSettings;
+use partyline_shared::{
+    postgres::{Database, Session},
+    settings::DatabaseSettings,
+};
 use sqlx::{
     ConnectOptions, Connection, Execute, Executor, PgPool, Postgres,
-    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+    postgres::{PgPoolOptions, PgRow},
 };
 use tokio::time::{sleep, timeout};
 
@@ -30,8 +33,13 @@ use crate::tasks;
 
 /// How long a request waits for a free connection, or for Postgres to come back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A statement that takes longer is given up: every query here is answered by an index.
-const STATEMENT_TIMEOUT_MS: &str = "10000";
+/// Postgres's settings in a session.
+const PARAMETERS: &[(&str, &str)] = &[
+    // A statement that takes longer is given up: every query here is answered by an index.
+    ("statement_timeout", "10000"),
+    // One plan serves all arguments here (a test looks at it); making it anew takes longer than the query.
+    ("plan_cache_mode", "force_generic_plan"),
+];
 
 /// How long Postgres may take for a command: its client waits, and so do the other commands of a socket.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,7 +59,21 @@ const TOO_MANY_CONNECTIONS: &str = "53300";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    session: Session,
     breaker: Arc<CircuitBreaker>,
+}
+
+/// Runs one query on a connection, within `limit`.
+macro_rules! answer {
+    ($store:expr, $limit:expr, $fetch:ident($query:expr)) => {
+        $store.answered($limit, async {
+            let mut connection = $store.connection().await?;
+            let mut statements = connection.statements().await?;
+            let answer = (&mut statements).$fetch($query).await?;
+            statements.commit().await?;
+            Ok(answer)
+        })
+    };
 }
 
 impl Store {
@@ -60,25 +82,26 @@ impl Store {
     /// # Errors
     /// If the URL is none.
     pub fn connect_lazy(settings: &DatabaseSettings) -> anyhow::Result<Self> {
-        let options =
-            settings.database_url.parse::<PgConnectOptions>()?.application_name("partyline-gateway").options([
-                ("statement_timeout", STATEMENT_TIMEOUT_MS),
-                // One plan serves all arguments here (a test looks at it); making it anew takes longer than the query.
-                ("plan_cache_mode", "force_generic_plan"),
-            ]);
+        let database = Database::new(settings, "partyline-gateway", PARAMETERS);
+        database.log_what_is_not_protected();
         let pool = PgPoolOptions::new()
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // sqlx's own test has no limit but that of the whole acquisition.
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| Box::pin(connection::is_alive(connection, metadata.idle_for)))
-            .connect_lazy_with(options);
-        Ok(Self::from_pool(pool))
+            .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
+        let store = Self { session: database.session(), ..Self::from_pool(pool.clone()) };
+        if settings.has_files() {
+            let follow = move || database.clone().follow_files(pool.clone());
+            tokio::spawn(tasks::restarting("database_files", follow));
+        }
+        Ok(store)
     }
 
     #[must_use]
     pub fn from_pool(pool: PgPool) -> Self {
-        Self { pool, breaker: Arc::default() }
+        Self { pool, session: Session::default(), breaker: Arc::default() }
     }
 
     #[must_use]
@@ -103,7 +126,8 @@ impl Store {
         loop {
             tokio::select! {
                 acquired = &mut acquired => {
-                    return acquired.map(StoreConnection::new).inspect_err(|error| self.failed(error));
+                    let connection = acquired.inspect_err(|error| self.failed(error))?;
+                    return Ok(StoreConnection::new(connection, self.session.clone()));
                 }
                 () = self.breaker.opened() => return Err(sqlx::Error::PoolTimedOut),
                 () = &mut suspicious, if !waited => {
@@ -150,7 +174,7 @@ impl Store {
 
     /// Runs a query, and returns its rows.
     async fn fetch_all<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<Vec<PgRow>> {
-        self.answered(limit, async { self.connection().await?.fetch_all(query).await }).await
+        answer!(self, limit, fetch_all(query)).await
     }
 
     /// Runs a query, and returns its first row, if there is one.
@@ -159,17 +183,17 @@ impl Store {
         limit: Duration,
         query: impl Execute<'q, Postgres> + 'q,
     ) -> sqlx::Result<Option<PgRow>> {
-        self.answered(limit, async { self.connection().await?.fetch_optional(query).await }).await
+        answer!(self, limit, fetch_optional(query)).await
     }
 
     /// Runs a query that always has a row, and returns it.
     async fn fetch_one<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<PgRow> {
-        self.answered(limit, async { self.connection().await?.fetch_one(query).await }).await
+        answer!(self, limit, fetch_one(query)).await
     }
 
     /// Runs a statement.
     async fn execute<'q>(&self, limit: Duration, query: impl Execute<'q, Postgres> + 'q) -> sqlx::Result<()> {
-        self.answered(limit, async { self.connection().await?.execute(query).await }).await.map(drop)
+        answer!(self, limit, execute(query)).await.map(drop)
     }
 
     /// Postgres did not answer: it counts as away until it does.
@@ -198,11 +222,19 @@ impl Store {
     }
 
     async fn probe_until_closed(&self) {
+        let mut reason = String::new();
         loop {
             self.breaker.probe();
             let was_away = self.is_away();
-            let answers = self.answers().await;
-            if self.breaker.probed(answers) {
+            let answered = self.answers().await;
+            if let Err(error) = &answered
+                && *error != reason
+            {
+                // Once: it may be a certificate or a password, which nothing else names.
+                tracing::warn!(error, "Postgres does not answer");
+                reason.clone_from(error);
+            }
+            if self.breaker.probed(answered.is_ok()) {
                 if was_away {
                     tracing::info!("Postgres is back");
                 }
@@ -215,17 +247,18 @@ impl Store {
         }
     }
 
-    /// Whether Postgres answers, on a connection that waits for no other.
-    async fn answers(&self) -> bool {
+    /// Returns why Postgres does not answer, if so, on a connection that waits for no other.
+    async fn answers(&self) -> Result<(), String> {
         let answered = async {
             let mut connection = self.pool.connect_options().connect().await?;
             connection.ping().await?;
             connection.close().await
         };
         match timeout(PROBE_TIMEOUT, answered).await {
-            Ok(Ok(())) => true,
-            Ok(Err(sqlx::Error::Database(error))) => error.code().as_deref() == Some(TOO_MANY_CONNECTIONS),
-            Ok(Err(_)) | Err(_) => false,
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(sqlx::Error::Database(error))) if error.code().as_deref() == Some(TOO_MANY_CONNECTIONS) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
         }
     }
 
@@ -234,11 +267,7 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn watermarks(&self) -> sqlx::Result<BTreeMap<u16, u64>> {
-        let query = async {
-            let mut connection = self.connection().await?;
-            sqlx::query_as::<_, (i32, i64)>(WATERMARKS).fetch_all(&mut *connection).await
-        };
-        let rows = self.answered(COMMAND_TIMEOUT, query).await?;
+        let rows: Vec<(i32, i64)> = row::all(&self.fetch_all(COMMAND_TIMEOUT, sqlx::query(WATERMARKS)).await?)?;
         let partition = |(number, seq): (i32, i64)| Some((u16::try_from(number).ok()?, row::seq(seq)));
         Ok(rows.into_iter().filter_map(partition).collect())
     }
@@ -250,10 +279,10 @@ impl Store {
     pub async fn highest_seq(&self) -> sqlx::Result<u64> {
         let query = async {
             let mut connection = self.connection().await?;
-            let mut transaction = connection.begin().await?;
+            let mut transaction = connection.transaction().await?;
             // One index probe a conversation: long for many, and rare.
-            sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *transaction).await?;
-            let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(&mut *transaction).await?;
+            sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut transaction).await?;
+            let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(&mut transaction).await?;
             transaction.commit().await?;
             Ok(highest)
         };

@@ -12,16 +12,15 @@ use std::{
     time::Duration,
 };
 
+use partyline_migrations::MIGRATOR;
 use partyline_shared::{
     ids::{Seq, UserId},
+    postgres::{Database, Session},
     settings::DatabaseSettings,
+    tasks,
     timestamp::Timestamp,
 };
-use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 pub use self::{failure::Failure, stats::Stats};
@@ -34,6 +33,16 @@ use crate::{
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a transaction may take: below JetStream's `ack_wait`, after which another persister gets the batch.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Postgres's settings in a session.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("statement_timeout", "15000"),
+    ("idle_in_transaction_session_timeout", "30000"),
+    // Every statement here reaches its rows one by one through a key; without this, stale statistics may talk the
+    // planner into reading a whole table to join it with a batch.
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
 
 /// What a written batch left over.
 #[derive(Debug, Default)]
@@ -50,7 +59,8 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    plain: PgConnectOptions,
+    session: Session,
+    database: Database,
 }
 
 impl Store {
@@ -59,20 +69,18 @@ impl Store {
     /// # Errors
     /// If the URL is none.
     pub fn connect_lazy(settings: &DatabaseSettings) -> anyhow::Result<Self> {
-        let plain = settings.database_url.parse::<PgConnectOptions>()?.application_name("partyline-persister");
-        let options = plain.clone().options([
-            ("statement_timeout", "15000"),
-            ("idle_in_transaction_session_timeout", "30000"),
-            // Every statement here reaches its rows one by one through a key; without this, stale statistics may
-            // talk the planner into reading a whole table to join it with a batch.
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-        ]);
+        let database = Database::new(settings, "partyline-persister", PARAMETERS);
+        database.log_what_is_not_protected();
         let pool = PgPoolOptions::new()
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options);
-        Ok(Self { pool, plain })
+            .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
+        if settings.has_files() {
+            let (followed, pool) = (database.clone(), pool.clone());
+            let follow = move || followed.clone().follow_files(pool.clone());
+            tokio::spawn(tasks::restarting("database_files", follow));
+        }
+        Ok(Self { pool, session: database.session(), database })
     }
 
     #[must_use]
@@ -80,15 +88,22 @@ impl Store {
         &self.pool
     }
 
-    /// Brings the schema up to date, waiting for Postgres as long as it takes.
+    /// Brings the schema up to date, waiting for Postgres as long as it takes. Behind a pooler in transaction mode nothing
+    /// is migrated, since the migrator's lock belongs to a session: it waits for the schema.
     ///
     /// # Errors
     /// If it is something that waiting won't mend.
     pub async fn migrate(&self) -> anyhow::Result<()> {
+        if self.session.is_pooled() {
+            self.wait_for_schema().await;
+            return Ok(());
+        }
         let mut backoff = Backoff::default();
         loop {
             // A pool of its own: a migration may take longer than a batch.
-            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.plain.clone());
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .connect_lazy_with(self.database.plain_options().map_err(anyhow::Error::msg)?);
             let migrated = partyline_migrations::migrate(&pool).await;
             pool.close().await;
             match migrated {
@@ -101,6 +116,35 @@ impl Store {
         }
     }
 
+    async fn wait_for_schema(&self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.applied_migrations().await {
+                Ok(applied) if MIGRATOR.iter().all(|wanted| applied.contains(&wanted.version)) => return,
+                Ok(_) => tracing::warn!(
+                    "the schema is older than this program, and nothing is migrated through a pooler in transaction mode: \
+                     run a persister on a direct connection once"
+                ),
+                Err(error) => tracing::warn!(%error, "Postgres is not there yet"),
+            }
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn applied_migrations(&self) -> Result<Vec<i64>, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let applied = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            let is_there: bool = sqlx::query_scalar(HAS_MIGRATIONS).fetch_one(&mut statements).await?;
+            let applied =
+                if is_there { sqlx::query_scalar(MIGRATIONS).fetch_all(&mut statements).await? } else { vec![] };
+            statements.commit().await?;
+            Ok(applied)
+        });
+        let applied = applied.await;
+        answer(connection, applied)
+    }
+
     /// Writes a batch, all of it or nothing, and that its partition has been written up to `last`. Writing it again
     /// changes nothing.
     ///
@@ -108,7 +152,7 @@ impl Store {
     /// [`Failure`].
     pub async fn write(&self, rows: &Rows<'_>, partition: u16, last: Seq) -> Result<Written, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, write(&mut connection, rows, partition, last)).await;
+        let written = timeout(PATIENCE, write(&self.session, &mut connection, rows, partition, last)).await;
         answer(connection, written)
     }
 
@@ -118,7 +162,13 @@ impl Store {
     /// [`Failure`].
     pub async fn absent(&self, targets: &[Target]) -> Result<HashSet<Target>, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let absent = timeout(PATIENCE, changes::absent(&mut connection, targets)).await;
+        let absent = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            let answer = changes::absent(&mut statements, targets).await?;
+            statements.commit().await?;
+            Ok(answer)
+        })
+        .await;
         answer(connection, absent)
     }
 
@@ -128,7 +178,12 @@ impl Store {
     /// [`Failure`].
     pub async fn write_seen(&self, seen: &BTreeMap<UserId, Timestamp>) -> Result<(), Failure> {
         let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, seen::write(&mut connection, seen)).await;
+        let written = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            seen::write(&mut statements, seen).await?;
+            statements.commit().await
+        })
+        .await;
         answer(connection, written)
     }
 
@@ -138,7 +193,13 @@ impl Store {
     /// [`Failure`].
     pub async fn watermarks(&self) -> Result<BTreeMap<u16, Seq>, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let watermarks = timeout(PATIENCE, watermark::read(&mut connection)).await;
+        let watermarks = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            let answer = watermark::read(&mut statements).await?;
+            statements.commit().await?;
+            Ok(answer)
+        })
+        .await;
         answer(connection, watermarks)
     }
 
@@ -148,7 +209,13 @@ impl Store {
     /// [`Failure`].
     pub async fn stats(&self) -> Result<Stats, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let stats = timeout(PATIENCE, stats::read(&mut connection)).await;
+        let stats = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            let answer = stats::read(&mut statements).await?;
+            statements.commit().await?;
+            Ok(answer)
+        })
+        .await;
         answer(connection, stats)
     }
 
@@ -157,13 +224,20 @@ impl Store {
     /// # Errors
     /// If Postgres doesn't answer.
     pub async fn highest_seq(&self) -> sqlx::Result<Seq> {
-        let mut transaction = self.pool.begin().await?;
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = self.session.transaction(&mut connection).await?;
         messages::highest_seq(&mut transaction).await
     }
 }
 
-async fn write(connection: &mut PgConnection, rows: &Rows<'_>, partition: u16, last: Seq) -> sqlx::Result<Written> {
-    let mut transaction = connection.begin().await?;
+async fn write(
+    session: &Session,
+    connection: &mut PgConnection,
+    rows: &Rows<'_>,
+    partition: u16,
+    last: Seq,
+) -> sqlx::Result<Written> {
+    let mut transaction = session.transaction(connection).await?;
     // Always in this order, so that two persisters can't wait for each other; the rows that many want come last.
     let mut written = messages::insert(&mut transaction, &rows.messages).await?;
     written.absent = changes::absent(&mut transaction, &rows.targets()).await?;
@@ -196,6 +270,10 @@ pub const MESSAGE_STATEMENTS: &[(&str, &str)] = &[
     ("edit", changes::EDIT),
     ("delete", changes::DELETE),
 ];
+
+const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+
+const MIGRATIONS: &str = "SELECT version FROM _sqlx_migrations WHERE success";
 
 /// A place as Postgres keeps it; beyond its range is refused when an event is read.
 fn bigint(seq: Seq) -> i64 {

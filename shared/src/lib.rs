@@ -6,6 +6,7 @@ pub mod event;
 pub mod healthcheck;
 pub mod ids;
 pub mod nats;
+pub mod postgres;
 pub mod secret;
 pub mod settings;
 pub mod shutdown;

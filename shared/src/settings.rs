@@ -9,7 +9,7 @@ use clap::{
 };
 
 use crate::{
-    nats,
+    nats, postgres,
     secret::{Secret, SecretSource},
     subjects::MAX_PARTITIONS,
     tls::TlsFiles,
@@ -234,34 +234,104 @@ impl NatsSettings {
     }
 }
 
+/// What lies between a process and Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pooler {
+    /// Nothing, or a pooler in session mode.
+    None,
+    /// A pooler that gives each transaction any of its connections: PgBouncer with `pool_mode = transaction`.
+    Transaction,
+}
+
 /// The way to Postgres.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct DatabaseSettings {
-    /// postgres://user:password@host:port/database
-    #[arg(
-        long,
-        env = "PARTYLINE_DATABASE_URL",
-        default_value = "postgres://partyline@127.0.0.1:5432/partyline",
-        hide_env_values = true
-    )]
+    /// postgres://user:password@host:port/database, with `?sslmode=verify-full` for TLS.
+    #[arg(long, env = "PARTYLINE_DATABASE_URL", default_value = DATABASE_URL, hide_env_values = true)]
     pub database_url: String,
+    /// A file with the URL. As the file with the password it is read again when it changes, for new connections.
+    #[arg(long, env = "PARTYLINE_DATABASE_URL_FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// The password, if it does not stand in the URL.
+    #[arg(long, env = "PARTYLINE_DATABASE_PASSWORD", hide_env_values = true)]
+    pub database_password: Option<Secret>,
+    /// A file with the password.
+    #[arg(long, env = "PARTYLINE_DATABASE_PASSWORD_FILE")]
+    pub database_password_file: Option<PathBuf>,
     /// Connections at most.
     #[arg(long, env = "PARTYLINE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_connections: u32,
+    /// Certificates (PEM) of the authorities that Postgres's certificate may come from, besides the public ones. With this
+    /// setting `sslmode` is `verify-full` unless the URL names `verify-ca`.
+    #[arg(long, env = "PARTYLINE_DATABASE_CA_FILE")]
+    pub database_ca_file: Option<PathBuf>,
+    /// A client certificate (PEM, with its chain) for Postgres.
+    #[arg(long, env = "PARTYLINE_DATABASE_CERT_FILE")]
+    pub database_cert_file: Option<PathBuf>,
+    /// The private key (PEM) of the client certificate.
+    #[arg(long, env = "PARTYLINE_DATABASE_KEY_FILE")]
+    pub database_key_file: Option<PathBuf>,
+    /// What lies in between: `transaction` for PgBouncer in transaction mode.
+    #[arg(long, env = "PARTYLINE_DATABASE_POOLER", value_enum, default_value_t = Pooler::None)]
+    pub database_pooler: Pooler,
 }
 
+const DATABASE_URL: &str = "postgres://partyline@127.0.0.1:5432/partyline";
+
 impl DatabaseSettings {
+    /// The URL; read anew from its file, if there is one.
+    ///
+    /// # Errors
+    /// One sentence that names the setting.
+    pub fn url(&self) -> Result<Secret, String> {
+        let text = Secret::from(self.database_url.clone());
+        // The default counts as not given.
+        let given = (self.database_url != DATABASE_URL || self.database_url_file.is_none()).then_some(&text);
+        let source = SecretSource { name: DATABASE_URL_NAME, text: given, file: self.database_url_file.as_deref() };
+        source.read()?.ok_or_else(|| format!("{DATABASE_URL_NAME}: empty"))
+    }
+
+    /// The setting that the URL comes from.
+    #[must_use]
+    pub fn url_name(&self) -> &'static str {
+        if self.database_url_file.is_some() { "PARTYLINE_DATABASE_URL_FILE" } else { DATABASE_URL_NAME }
+    }
+
+    /// The password beside the URL.
+    #[must_use]
+    pub fn password(&self) -> SecretSource<'_> {
+        let (text, file) = (self.database_password.as_ref(), self.database_password_file.as_deref());
+        SecretSource { name: "PARTYLINE_DATABASE_PASSWORD", text, file }
+    }
+
+    /// Whether a part of the settings is in files, which may be replaced.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.database_url_file.is_some() || self.database_password_file.is_some()
+    }
+
+    /// The files of TLS.
+    #[must_use]
+    pub fn tls(&self) -> TlsFiles<'_> {
+        TlsFiles {
+            prefix: "PARTYLINE_DATABASE",
+            ca: self.database_ca_file.as_deref(),
+            cert: self.database_cert_file.as_deref(),
+            key: self.database_key_file.as_deref(),
+        }
+    }
+
     /// What is wrong across fields.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        if self.database_url.starts_with("postgres://") || self.database_url.starts_with("postgresql://") {
-            Vec::new()
-        } else {
-            vec!["PARTYLINE_DATABASE_URL: not a Postgres URL (postgres://user@host:port/database)".into()]
-        }
+        let mut problems = self.tls().problems();
+        problems.extend(postgres::connect_options(self).err());
+        problems
     }
 }
+
+const DATABASE_URL_NAME: &str = "PARTYLINE_DATABASE_URL";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,10 +1,8 @@
 //! Connections of the pool that don't outlive a dead peer.
 
-use std::{
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::time::Duration;
 
+use partyline_shared::postgres::{Session, Statements};
 use sqlx::{Connection, PgConnection, Postgres, pool::PoolConnection};
 use tokio::time::timeout;
 
@@ -32,31 +30,31 @@ pub(super) async fn is_alive(connection: &mut PgConnection, idle_for: Duration) 
 /// A connection of the pool. The pool takes back only one that answers, and without this limit it would wait for the
 /// answer of a dead peer until TCP gives up, and count the connection as in use all the while.
 #[derive(Debug)]
-pub struct StoreConnection(PoolConnection<Postgres>);
+pub struct StoreConnection {
+    connection: PoolConnection<Postgres>,
+    session: Session,
+}
 
 impl StoreConnection {
-    pub(super) fn new(connection: PoolConnection<Postgres>) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: PoolConnection<Postgres>, session: Session) -> Self {
+        Self { connection, session }
     }
-}
 
-impl Deref for StoreConnection {
-    type Target = PgConnection;
-    fn deref(&self) -> &PgConnection {
-        &self.0
+    /// Runs statements that need no transaction of their own; they end with `commit`.
+    pub(super) async fn statements(&mut self) -> sqlx::Result<Statements<'_>> {
+        self.session.statements(&mut self.connection).await
     }
-}
 
-impl DerefMut for StoreConnection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+    /// Runs statements in a transaction.
+    pub(super) async fn transaction(&mut self) -> sqlx::Result<Statements<'_>> {
+        self.session.transaction(&mut self.connection).await
     }
 }
 
 impl Drop for StoreConnection {
     fn drop(&mut self) {
         // What sqlx's own drop does, without a limit there. Dropped, it closes the socket and frees the pool's permit.
-        let returned = self.0.return_to_pool();
+        let returned = self.connection.return_to_pool();
         tokio::spawn(async move {
             if timeout(RELEASE_TIMEOUT, tasks::caught("postgres_release", returned)).await.is_err() {
                 tracing::warn!("a connection to Postgres did not answer and was closed");

@@ -4,8 +4,8 @@ use partyline_shared::{
     claims::Identity,
     event::{Event, Participant, ParticipantAdded, ParticipantRemoved, Role},
     ids::{ConversationId, UserId},
+    postgres::Statements,
 };
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{COMMAND_TIMEOUT, Outgoing, Store, outbox, row};
@@ -65,7 +65,7 @@ impl Store {
 
     async fn create(&self, id: ConversationId, creator: &Identity, new: &NewConversation) -> sqlx::Result<Created> {
         let mut connection = self.connection().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = connection.transaction().await?;
         let everybody = new.participants.iter().chain([&creator.user_id]);
         add_stubs(&mut transaction, everybody).await?;
         let (kind, key) = match new.kind {
@@ -78,10 +78,10 @@ impl Store {
             .bind(new.title.as_deref())
             .bind(key.as_deref())
             .bind(creator.user_id.as_str())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut transaction)
             .await?;
         let Some(id) = made else {
-            let id = sqlx::query_scalar(FIND_DIRECT).bind(key).fetch_one(&mut *transaction).await?;
+            let id = sqlx::query_scalar(FIND_DIRECT).bind(key).fetch_one(&mut transaction).await?;
             transaction.commit().await?;
             return Ok(Created { id: ConversationId(id), new: None });
         };
@@ -91,7 +91,7 @@ impl Store {
             .iter()
             .map(|user| if new.owner.as_ref() == Some(user) { Role::Owner } else { Role::Member }.as_str())
             .collect();
-        sqlx::query(ADD_ALL).bind(id).bind(ids).bind(roles).execute(&mut *transaction).await?;
+        sqlx::query(ADD_ALL).bind(id).bind(ids).bind(roles).execute(&mut transaction).await?;
         let id = ConversationId(id);
         let told = outbox::write(&mut transaction, id, 0, None, new.participants.clone()).await?;
         transaction.commit().await?;
@@ -120,18 +120,18 @@ impl Store {
         max: u32,
     ) -> sqlx::Result<Added> {
         let mut connection = self.connection().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = connection.transaction().await?;
         add_stubs(&mut transaction, [user]).await?;
         // The lock makes the count hold until the row is in.
         let last_message_seq: Option<i64> =
-            sqlx::query_scalar(LOCK).bind(conversation.0).fetch_optional(&mut *transaction).await?;
+            sqlx::query_scalar(LOCK).bind(conversation.0).fetch_optional(&mut transaction).await?;
         let Some(last_message_seq) = last_message_seq else { return Ok(Added::NoSuchConversation) };
         let there =
-            sqlx::query(PARTICIPANT).bind(conversation.0).bind(user.as_str()).fetch_optional(&mut *transaction).await?;
+            sqlx::query(PARTICIPANT).bind(conversation.0).bind(user.as_str()).fetch_optional(&mut transaction).await?;
         if let Some(there) = there {
             return Ok(Added::Already(row::participant(&there)?));
         }
-        let count: i64 = sqlx::query_scalar(COUNT).bind(conversation.0).fetch_one(&mut *transaction).await?;
+        let count: i64 = sqlx::query_scalar(COUNT).bind(conversation.0).fetch_one(&mut transaction).await?;
         if count >= i64::from(max) {
             return Ok(Added::Full);
         }
@@ -139,10 +139,10 @@ impl Store {
             .bind(conversation.0)
             .bind(user.as_str())
             .bind(last_message_seq)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         let added =
-            sqlx::query(PARTICIPANT).bind(conversation.0).bind(user.as_str()).fetch_one(&mut *transaction).await?;
+            sqlx::query(PARTICIPANT).bind(conversation.0).bind(user.as_str()).fetch_one(&mut transaction).await?;
         let added = row::participant(&added)?;
         let event = Event::ParticipantAdded(ParticipantAdded {
             conversation_id: conversation,
@@ -178,17 +178,17 @@ impl Store {
         removed_by: &UserId,
     ) -> sqlx::Result<Option<Outgoing>> {
         let mut connection = self.connection().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = connection.transaction().await?;
         let last_message_seq: Option<i64> =
-            sqlx::query_scalar(LOCK).bind(conversation.0).fetch_optional(&mut *transaction).await?;
+            sqlx::query_scalar(LOCK).bind(conversation.0).fetch_optional(&mut transaction).await?;
         let role: Option<String> = sqlx::query_scalar(REMOVE)
             .bind(conversation.0)
             .bind(user.as_str())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut transaction)
             .await?;
         let Some(role) = role else { return Ok(None) };
         if Role::from_stored(&role) == Role::Owner {
-            sqlx::query(TAKE_OVER).bind(conversation.0).execute(&mut *transaction).await?;
+            sqlx::query(TAKE_OVER).bind(conversation.0).execute(&mut transaction).await?;
         }
         let event = Event::ParticipantRemoved(ParticipantRemoved {
             conversation_id: conversation,
@@ -202,11 +202,11 @@ impl Store {
     }
 }
 
-async fn add_stubs(connection: &mut PgConnection, users: impl IntoIterator<Item = &UserId>) -> sqlx::Result<()> {
+async fn add_stubs(statements: &mut Statements<'_>, users: impl IntoIterator<Item = &UserId>) -> sqlx::Result<()> {
     let mut ids: Vec<&str> = users.into_iter().map(UserId::as_str).collect();
     // One order on every node: two transactions can't wait for each other.
     ids.sort_unstable();
-    sqlx::query(ADD_STUBS).bind(ids).execute(connection).await?;
+    sqlx::query(ADD_STUBS).bind(ids).execute(statements).await?;
     Ok(())
 }
 

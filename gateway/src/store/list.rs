@@ -5,9 +5,10 @@ use std::{collections::HashMap, fmt, str::FromStr};
 use partyline_shared::{
     event::Participant,
     ids::{ConversationId, Seq, UserId},
+    postgres::Statements,
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
+use sqlx::{FromRow, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -124,11 +125,13 @@ impl Store {
             .bind(i64::from(limit) + 1);
         let page = async {
             let mut connection = self.connection().await?;
-            let mut conversations: Vec<Listed> = query.fetch_all(&mut *connection).await?;
+            let mut statements = connection.statements().await?;
+            let mut conversations: Vec<Listed> = query.fetch_all(&mut statements).await?;
             let more = conversations.len() > limit as usize;
             conversations.truncate(limit as usize);
             let next = if more { conversations.last().map(|listed| listed.place) } else { None };
-            add_participants(&mut connection, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            add_participants(&mut statements, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            statements.commit().await?;
             Ok(ListedPage { conversations, next })
         };
         self.answered(COMMAND_TIMEOUT, page).await
@@ -153,8 +156,10 @@ impl Store {
         let query = sqlx::query_as(CONVERSATIONS_BY_ID).bind(user.as_str()).bind(i64::from(UNREAD_MAX)).bind(ids);
         let listed = async {
             let mut connection = self.connection().await?;
-            let mut conversations: Vec<Listed> = query.fetch_all(&mut *connection).await?;
-            add_participants(&mut connection, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            let mut statements = connection.statements().await?;
+            let mut conversations: Vec<Listed> = query.fetch_all(&mut statements).await?;
+            add_participants(&mut statements, &mut conversations, user, LISTED_PARTICIPANTS).await?;
+            statements.commit().await?;
             Ok(conversations)
         };
         self.answered(COMMAND_TIMEOUT, listed).await
@@ -168,10 +173,12 @@ impl Store {
         let query = sqlx::query_as(CONVERSATION).bind(user.as_str()).bind(i64::from(UNREAD_MAX)).bind(id.0);
         let listed = async {
             let mut connection = self.connection().await?;
-            let found: Option<Listed> = query.fetch_optional(&mut *connection).await?;
+            let mut statements = connection.statements().await?;
+            let found: Option<Listed> = query.fetch_optional(&mut statements).await?;
             let Some(found) = found else { return Ok(None) };
             let mut found = [found];
-            add_participants(&mut connection, &mut found, user, i64::MAX).await?;
+            add_participants(&mut statements, &mut found, user, i64::MAX).await?;
+            statements.commit().await?;
             Ok(found.into_iter().next())
         };
         self.answered(COMMAND_TIMEOUT, listed).await
@@ -179,13 +186,13 @@ impl Store {
 }
 
 async fn add_participants(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     listed: &mut [Listed],
     user: &UserId,
     limit: i64,
 ) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = listed.iter().map(|conversation| conversation.id.0).collect();
-    let rows = sqlx::query(PARTICIPANTS).bind(ids).bind(user.as_str()).bind(limit).fetch_all(connection).await?;
+    let rows = sqlx::query(PARTICIPANTS).bind(ids).bind(user.as_str()).bind(limit).fetch_all(statements).await?;
     let mut by_id: HashMap<ConversationId, Vec<(Participant, Option<Timestamp>)>> = HashMap::new();
     for row in &rows {
         let seen = row.try_get::<Option<OffsetDateTime>, _>("last_seen")?.map(Into::into);

@@ -7,7 +7,7 @@ use partyline_shared::{
     ids::{ClientId, ConversationId, MessageId, Seq, UserId},
     timestamp::Timestamp,
 };
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -180,13 +180,16 @@ fn chain(messages: &mut [HistoryMessage]) {
 }
 
 async fn find_sent(
-    connection: &mut PgConnection,
+    connection: &mut StoreConnection,
     keys: &[(ConversationId, UserId, ClientId)],
 ) -> sqlx::Result<Vec<Option<Sent>>> {
     let conversations: Vec<Uuid> = keys.iter().map(|(conversation, _, _)| conversation.0).collect();
     let senders: Vec<&str> = keys.iter().map(|(_, sender, _)| sender.as_str()).collect();
     let clients: Vec<Uuid> = keys.iter().map(|(_, _, client)| client.0).collect();
-    let rows = sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients).fetch_all(connection).await?;
+    let query = sqlx::query(FIND_SENT).bind(conversations).bind(senders).bind(clients);
+    let mut statements = connection.statements().await?;
+    let rows = query.fetch_all(&mut statements).await?;
+    statements.commit().await?;
     rows.iter()
         .map(|row| {
             let Some(seq) = row.try_get::<Option<i64>, _>("seq")? else { return Ok(None) };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use partyline_shared::{
     event::Event,
     ids::{ConversationId, Seq, UserId},
+    postgres::Statements,
 };
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{BACKGROUND_TIMEOUT, COMMAND_TIMEOUT, Store, row};
@@ -50,7 +51,7 @@ pub struct OutboxState {
 
 /// Writes a change that is to be told, in the transaction that makes it and under the conversation's lock.
 pub(super) async fn write(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     conversation_id: ConversationId,
     after: Seq,
     event: Option<Event>,
@@ -67,7 +68,7 @@ pub(super) async fn write(
         .bind(json)
         .bind(names)
         .bind(millis(FIRST_LEASE))
-        .fetch_one(connection)
+        .fetch_one(statements)
         .await?;
     Ok(Outgoing {
         id: written.try_get("id")?,

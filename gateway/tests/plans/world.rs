@@ -75,7 +75,11 @@ impl World {
             "--membership-seconds",
             MEMBERSHIP_SECONDS,
         ]);
-        let settings = DatabaseSettings { database_url: database_url.to_owned(), database_connections: 1 };
+        let settings = DatabaseSettings {
+            database_url: database_url.to_owned(),
+            database_connections: 1,
+            ..config.database.clone()
+        };
         let mut world = Self {
             gate,
             nats,

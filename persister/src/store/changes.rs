@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use partyline_shared::{
     event::{MessageDeleted, MessageEdited},
     ids::{ConversationId, Seq, UserId},
+    postgres::Statements,
 };
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -14,19 +14,19 @@ use super::bigint;
 use crate::batch::Target;
 
 /// Those of these messages that are not there.
-pub(super) async fn absent(connection: &mut PgConnection, targets: &[Target]) -> sqlx::Result<HashSet<Target>> {
+pub(super) async fn absent(statements: &mut Statements<'_>, targets: &[Target]) -> sqlx::Result<HashSet<Target>> {
     if targets.is_empty() {
         return Ok(HashSet::new());
     }
     let (conversations, seqs, ids) = columns(targets.iter());
     let found: Vec<bool> =
-        sqlx::query_scalar(ABSENT).bind(conversations).bind(seqs).bind(ids).fetch_all(connection).await?;
+        sqlx::query_scalar(ABSENT).bind(conversations).bind(seqs).bind(ids).fetch_all(statements).await?;
     Ok(targets.iter().zip(found).filter(|(_, absent)| *absent).map(|(target, _)| *target).collect())
 }
 
 /// Replaces contents. Who asks `absent` first loses no edit to a message that appears meanwhile.
 pub(super) async fn edit(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     edits: &BTreeMap<Target, (Seq, &MessageEdited)>,
     absent: &HashSet<Target>,
 ) -> sqlx::Result<()> {
@@ -45,14 +45,14 @@ pub(super) async fn edit(
         .bind(contents)
         .bind(times)
         .bind(places)
-        .execute(connection)
+        .execute(statements)
         .await?;
     Ok(())
 }
 
 /// Takes messages back: the row keeps its place and loses what it said.
 pub(super) async fn delete(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     deletions: &BTreeMap<Target, (Seq, &MessageDeleted)>,
     absent: &HashSet<Target>,
 ) -> sqlx::Result<()> {
@@ -63,13 +63,13 @@ pub(super) async fn delete(
     let (conversations, seqs, ids) = columns(deletions.iter().map(|(target, _)| *target));
     let times: Vec<OffsetDateTime> = deletions.iter().map(|(_, (_, it))| it.deleted_at.to_datetime()).collect();
     let places: Vec<i64> = deletions.iter().map(|(_, (seq, _))| bigint(*seq)).collect();
-    sqlx::query(DELETE).bind(conversations).bind(seqs).bind(ids).bind(times).bind(places).execute(connection).await?;
+    sqlx::query(DELETE).bind(conversations).bind(seqs).bind(ids).bind(times).bind(places).execute(statements).await?;
     Ok(())
 }
 
 /// Moves read markers forward; whoever takes no part has none.
 pub(super) async fn read(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     reads: &BTreeMap<(ConversationId, &UserId), Seq>,
 ) -> sqlx::Result<()> {
     if reads.is_empty() {
@@ -78,7 +78,7 @@ pub(super) async fn read(
     let conversations: Vec<Uuid> = reads.keys().map(|(conversation, _)| conversation.0).collect();
     let users: Vec<&str> = reads.keys().map(|(_, user)| user.as_str()).collect();
     let seqs: Vec<i64> = reads.values().map(|seq| bigint(*seq)).collect();
-    sqlx::query(READ).bind(conversations).bind(users).bind(seqs).execute(connection).await?;
+    sqlx::query(READ).bind(conversations).bind(users).bind(seqs).execute(statements).await?;
     Ok(())
 }
 

@@ -44,7 +44,8 @@ pub(super) fn may_pass(error: &anyhow::Error) -> bool {
         return false;
     };
     match cause {
-        Error::Io(_) | Error::PoolTimedOut | Error::Protocol(_) => true,
+        // TLS: a certificate may be replaced, and a server may learn to speak it.
+        Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::Protocol(_) => true,
         Error::Database(database) => {
             let code = database.code().unwrap_or_default();
             // Connection, operator intervention, out of resources, object in use, rolled back.

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashSet};
 use partyline_shared::{
     event::Message,
     ids::{ConversationId, Seq},
+    postgres::Statements,
     timestamp::Timestamp,
 };
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Written, bigint};
 
 /// Inserts messages, sorted by conversation and `seq`; tells which of them found another in their place.
-pub(super) async fn insert(connection: &mut PgConnection, messages: &[(Seq, &Message)]) -> sqlx::Result<Written> {
+pub(super) async fn insert(statements: &mut Statements<'_>, messages: &[(Seq, &Message)]) -> sqlx::Result<Written> {
     if messages.is_empty() {
         return Ok(Written::default());
     }
@@ -36,21 +36,21 @@ pub(super) async fn insert(connection: &mut PgConnection, messages: &[(Seq, &Mes
         .bind(texts(|it| it.metadata.get()))
         .bind(replies)
         .bind(times)
-        .execute(&mut *connection)
+        .execute(&mut *statements)
         .await?
         .rows_affected();
     if inserted == messages.len() as u64 {
         return Ok(Written::default());
     }
-    find_unwritten(connection, messages).await
+    find_unwritten(statements, messages).await
 }
 
 /// Why some were not inserted: there already (written before, by us or another), or in conflict with another message.
-async fn find_unwritten(connection: &mut PgConnection, messages: &[(Seq, &Message)]) -> sqlx::Result<Written> {
+async fn find_unwritten(statements: &mut Statements<'_>, messages: &[(Seq, &Message)]) -> sqlx::Result<Written> {
     let conversations: Vec<Uuid> = messages.iter().map(|(_, it)| it.conversation_id.0).collect();
     let seqs: Vec<i64> = messages.iter().map(|(seq, _)| bigint(*seq)).collect();
     let in_place: Vec<Option<Uuid>> =
-        sqlx::query_scalar(IN_PLACE).bind(conversations).bind(seqs).fetch_all(connection).await?;
+        sqlx::query_scalar(IN_PLACE).bind(conversations).bind(seqs).fetch_all(statements).await?;
     let mut written = Written::default();
     for ((seq, message), found) in messages.iter().zip(in_place) {
         match found {
@@ -64,7 +64,7 @@ async fn find_unwritten(connection: &mut PgConnection, messages: &[(Seq, &Messag
 
 /// Moves conversations to their newest message.
 pub(super) async fn touch_conversations(
-    connection: &mut PgConnection,
+    statements: &mut Statements<'_>,
     messages: &[(Seq, &Message)],
     written: &Written,
 ) -> sqlx::Result<()> {
@@ -80,14 +80,14 @@ pub(super) async fn touch_conversations(
     let ids: Vec<Uuid> = newest.keys().map(|id| id.0).collect();
     let seqs: Vec<i64> = newest.values().map(|(seq, _)| bigint(*seq)).collect();
     let times: Vec<OffsetDateTime> = newest.values().map(|(_, at)| at.to_datetime()).collect();
-    sqlx::query(TOUCH).bind(ids).bind(seqs).bind(times).execute(connection).await?;
+    sqlx::query(TOUCH).bind(ids).bind(seqs).bind(times).execute(statements).await?;
     Ok(())
 }
 
 /// One index probe a conversation: long for many, and rare.
-pub(super) async fn highest_seq(connection: &mut PgConnection) -> sqlx::Result<Seq> {
-    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *connection).await?;
-    let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(connection).await?;
+pub(super) async fn highest_seq(statements: &mut Statements<'_>) -> sqlx::Result<Seq> {
+    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *statements).await?;
+    let highest: i64 = sqlx::query_scalar(HIGHEST_SEQ).fetch_one(statements).await?;
     Ok(u64::try_from(highest).unwrap_or(0))
 }
 

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use partyline_shared::{ids::UserId, timestamp::Timestamp};
-use sqlx::PgConnection;
+use partyline_shared::{ids::UserId, postgres::Statements, timestamp::Timestamp};
 use time::OffsetDateTime;
 
 /// Sorted by id, so that two persisters can't wait for each other.
-pub(super) async fn write(connection: &mut PgConnection, seen: &BTreeMap<UserId, Timestamp>) -> sqlx::Result<()> {
+pub(super) async fn write(statements: &mut Statements<'_>, seen: &BTreeMap<UserId, Timestamp>) -> sqlx::Result<()> {
     let ids: Vec<&str> = seen.keys().map(UserId::as_str).collect();
     let times: Vec<OffsetDateTime> = seen.values().map(|at| at.to_datetime()).collect();
-    sqlx::query(UPSERT).bind(ids).bind(times).execute(connection).await?;
+    sqlx::query(UPSERT).bind(ids).bind(times).execute(statements).await?;
     Ok(())
 }
 

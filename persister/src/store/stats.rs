@@ -1,6 +1,7 @@
 //! What Postgres tells of its own work.
 
-use sqlx::{FromRow, PgConnection};
+use partyline_shared::postgres::Statements;
+use sqlx::FromRow;
 
 /// Of this database, since its statistics were reset.
 #[derive(Clone, Copy, Debug, FromRow)]
@@ -17,8 +18,8 @@ pub struct Stats {
     pub deadlocks: i64,
 }
 
-pub(super) async fn read(connection: &mut PgConnection) -> sqlx::Result<Stats> {
-    sqlx::query_as(STATS).fetch_one(connection).await
+pub(super) async fn read(statements: &mut Statements<'_>) -> sqlx::Result<Stats> {
+    sqlx::query_as(STATS).fetch_one(statements).await
 }
 
 const STATS: &str = "

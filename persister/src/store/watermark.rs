@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use partyline_shared::ids::Seq;
-use sqlx::PgConnection;
+use partyline_shared::{ids::Seq, postgres::Statements};
 
 use super::bigint;
 
 /// Writes that a partition has been written up to a place. It never moves back.
-pub(super) async fn raise(connection: &mut PgConnection, partition: u16, seq: Seq) -> sqlx::Result<()> {
-    sqlx::query(RAISE).bind(i32::from(partition)).bind(bigint(seq)).execute(connection).await?;
+pub(super) async fn raise(statements: &mut Statements<'_>, partition: u16, seq: Seq) -> sqlx::Result<()> {
+    sqlx::query(RAISE).bind(i32::from(partition)).bind(bigint(seq)).execute(statements).await?;
     Ok(())
 }
 
 /// The highest place of each partition.
-pub(super) async fn read(connection: &mut PgConnection) -> sqlx::Result<BTreeMap<u16, Seq>> {
+pub(super) async fn read(statements: &mut Statements<'_>) -> sqlx::Result<BTreeMap<u16, Seq>> {
     let rows: Vec<(i32, i64)> =
-        sqlx::query_as("SELECT partition, seq FROM log_watermarks").fetch_all(connection).await?;
+        sqlx::query_as("SELECT partition, seq FROM log_watermarks").fetch_all(statements).await?;
     Ok(rows
         .into_iter()
         .filter_map(|(partition, seq)| Some((partition.try_into().ok()?, seq.try_into().ok()?)))
