@@ -97,7 +97,8 @@ impl Verifier {
         let (keys, has_keys) = (Arc::<ArcSwap<KeySet>>::default(), Latch::default());
         let refresher = match Source::new(settings)? {
             None => {
-                keys.store(Arc::new(KeySet::shared_secret(settings.secret_bytes())));
+                let secrets = settings.secrets().map_err(anyhow::Error::msg)?;
+                keys.store(Arc::new(KeySet::shared_secrets(&secrets)));
                 has_keys.set(true);
                 None
             }
@@ -115,7 +116,8 @@ impl Verifier {
                     Some(Ok(None)) | None => {}
                 }
                 let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
-                let every = if settings.jwks_file.is_some() { every.min(FILE_GLANCE) } else { every };
+                let is_file = settings.jwks_file.is_some() || settings.jwt_secret_file.is_some();
+                let every = if is_file { every.min(FILE_GLANCE) } else { every };
                 Some(Refresher::start(source, keys.clone(), kept, every, has_keys.clone(), shutdown).await)
             }
         };
@@ -204,7 +206,11 @@ impl Verifier {
                     return identity.map_err(Failure::Refused);
                 }
                 // Another key may be the right one, unless the token named this one.
-                Err(ErrorKind::InvalidSignature) if self.refresher.is_some() && !named => {}
+                Err(ErrorKind::InvalidSignature) if !named => {
+                    if self.refresher.is_none() {
+                        failure = Failure::Refused(refusal(&ErrorKind::InvalidSignature));
+                    }
+                }
                 Err(kind) => {
                     failure = Failure::Refused(refusal(&kind));
                     break;

@@ -10,7 +10,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::settings::{AuthSettings, JwtAlgorithm};
+use super::settings::{AuthSettings, JwtAlgorithm, Secret};
 
 /// The largest JWKS, in bytes.
 pub(super) const MAX_JWKS_BYTES: usize = 1 << 20;
@@ -27,8 +27,9 @@ pub(super) struct KeySet {
 }
 
 impl KeySet {
-    pub(super) fn shared_secret(secret: &[u8]) -> Self {
-        Self { nameless: vec![DecodingKey::from_secret(secret)], ..Self::default() }
+    pub(super) fn shared_secrets(secrets: &[Secret]) -> Self {
+        let nameless = secrets.iter().map(|secret| DecodingKey::from_secret(secret.reveal().as_bytes())).collect();
+        Self { nameless, ..Self::default() }
     }
 
     /// The keys of a JWKS that fit the algorithm. Others are passed over: a set may serve several uses.
@@ -100,19 +101,31 @@ fn fits(jwk: &Jwk, algorithm: JwtAlgorithm) -> bool {
     shape && named && !matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption))
 }
 
-/// Where public keys come from.
+/// Where keys come from that may change.
 pub(super) struct Source {
     algorithm: JwtAlgorithm,
     place: Place,
 }
 
 enum Place {
-    File { path: PathBuf, read: Option<SystemTime> },
-    Url { url: String, client: reqwest::Client },
+    /// Shared secrets; the settings name the file.
+    Secrets {
+        settings: Box<AuthSettings>,
+        path: PathBuf,
+        read: Option<SystemTime>,
+    },
+    File {
+        path: PathBuf,
+        read: Option<SystemTime>,
+    },
+    Url {
+        url: String,
+        client: reqwest::Client,
+    },
 }
 
 impl Source {
-    /// The source that the settings name; none for a shared secret.
+    /// The source that the settings name; none for shared secrets that stand in the settings themselves.
     ///
     /// # Errors
     /// If they name none where one is needed.
@@ -121,7 +134,10 @@ impl Source {
         let problems = settings.problems();
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         if algorithm == JwtAlgorithm::Hs256 {
-            return Ok(None);
+            return Ok(settings.jwt_secret_file.as_ref().map(|path| {
+                let place = Place::Secrets { settings: Box::new(settings.clone()), path: path.clone(), read: None };
+                Self { algorithm, place }
+            }));
         }
         let place = match (&settings.jwks_file, &settings.jwks_url) {
             (Some(path), _) => Place::File { path: path.clone(), read: None },
@@ -143,6 +159,15 @@ impl Source {
     /// If they can't be read.
     pub(super) async fn load(&mut self) -> anyhow::Result<Option<KeySet>> {
         match &mut self.place {
+            Place::Secrets { settings, path, read } => {
+                let changed = tokio::fs::metadata(&*path).await?.modified()?;
+                if *read == Some(changed) {
+                    return Ok(None);
+                }
+                let secrets = settings.secrets().map_err(anyhow::Error::msg)?;
+                *read = Some(changed);
+                Ok(Some(KeySet::shared_secrets(&secrets)))
+            }
             Place::File { path, read } => {
                 let changed = tokio::fs::metadata(&*path).await?.modified()?;
                 if *read == Some(changed) {

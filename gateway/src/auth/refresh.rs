@@ -138,7 +138,7 @@ impl Reader {
         metrics::jwks_read(read.is_ok());
         match read {
             Ok(Some(keys)) => {
-                tracing::debug!(keys = keys.len(), "JWKS read");
+                tracing::debug!(keys = keys.len(), "keys of tokens read");
                 if let Some(kept) = self.kept.take() {
                     self.kept = Some(kept.keep(&keys).await);
                 }
@@ -150,9 +150,9 @@ impl Reader {
             Err(error) => {
                 let error = format!("{error:#}");
                 if self.up.is_up() {
-                    tracing::warn!(error, "JWKS not read; the old keys stay in force");
+                    tracing::warn!(error, "keys of tokens not read; the old ones stay in force");
                 } else {
-                    tracing::warn!(error, "JWKS not read; no keys are known: not ready until it is");
+                    tracing::warn!(error, "keys of tokens not read; none are known: not ready until they are");
                 }
                 false
             }

@@ -1,27 +1,12 @@
 //! How tokens are checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use jsonwebtoken::Algorithm;
+pub use partyline_shared::secret::Secret;
 
 use super::keys::KeySet;
-
-/// A shared secret; never shown.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
 
 /// The one algorithm that tokens must be signed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,6 +42,12 @@ pub struct AuthSettings {
     /// The secret of HS256 tokens, at least 32 bytes.
     #[arg(long, env = "PARTYLINE_JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<Secret>,
+    /// A file with secrets of HS256 tokens, one a line; a token of any of them is taken. Read again when it changes.
+    #[arg(long, env = "PARTYLINE_JWT_SECRET_FILE")]
+    pub jwt_secret_file: Option<PathBuf>,
+    /// Further secrets of HS256 tokens, comma-separated: the old or the next one while secrets change.
+    #[arg(long, env = "PARTYLINE_JWT_EXTRA_SECRETS", value_delimiter = ',', hide_env_values = true)]
+    pub jwt_extra_secrets: Vec<Secret>,
     /// The algorithm that every token must be signed with.
     #[arg(long, env = "PARTYLINE_JWT_ALGORITHM", value_enum, ignore_case = true, default_value_t = JwtAlgorithm::Hs256)]
     pub jwt_algorithm: JwtAlgorithm,
@@ -91,8 +82,34 @@ pub struct AuthSettings {
 }
 
 impl AuthSettings {
-    pub(super) fn secret_bytes(&self) -> &[u8] {
-        self.jwt_secret.as_ref().map_or(&[], |secret| secret.0.as_bytes())
+    /// Returns the secrets of the settings themselves and of the file, which is read anew.
+    ///
+    /// # Errors
+    /// One sentence that names the setting that is wrong.
+    pub(super) fn secrets(&self) -> Result<Vec<Secret>, String> {
+        let is_set = |secret: &&Secret| !secret.reveal().is_empty();
+        let own =
+            self.jwt_secret.iter().filter(is_set).map(|secret| ("PARTYLINE_JWT_SECRET".to_owned(), secret.clone()));
+        let extra = self.jwt_extra_secrets.iter().filter(is_set);
+        let extra = extra.map(|secret| ("PARTYLINE_JWT_EXTRA_SECRETS".to_owned(), secret.clone()));
+        let mut secrets: Vec<_> = own.chain(extra).collect();
+        if let Some(path) = &self.jwt_secret_file {
+            if self.jwt_secret.as_ref().is_some_and(|secret| is_set(&secret)) {
+                return Err("PARTYLINE_JWT_SECRET and PARTYLINE_JWT_SECRET_FILE: one of them only".into());
+            }
+            secrets.extend(read_secrets(path)?);
+        }
+        for (setting, secret) in &secrets {
+            let length = secret.reveal().len();
+            if length < MIN_SECRET_BYTES {
+                return Err(format!("{setting}: {length} bytes; HS256 needs at least {MIN_SECRET_BYTES}"));
+            }
+        }
+        if secrets.is_empty() {
+            Err("PARTYLINE_JWT_SECRET or PARTYLINE_JWT_SECRET_FILE: needed with HS256".into())
+        } else {
+            Ok(secrets.into_iter().map(|(_, secret)| secret).collect())
+        }
     }
 
     /// What is wrong across fields.
@@ -111,14 +128,7 @@ impl AuthSettings {
             problems.push("PARTYLINE_JWT_USER_CLAIM: empty".into());
         }
         if self.jwt_algorithm == JwtAlgorithm::Hs256 {
-            match &self.jwt_secret {
-                None => problems.push("PARTYLINE_JWT_SECRET: needed with HS256".into()),
-                Some(Secret(secret)) if secret.len() < MIN_SECRET_BYTES => problems.push(format!(
-                    "PARTYLINE_JWT_SECRET: {} bytes; HS256 needs at least {MIN_SECRET_BYTES}",
-                    secret.len()
-                )),
-                Some(_) => {}
-            }
+            problems.extend(self.secrets().err());
             if self.jwks_file.is_some() || self.jwks_url.is_some() {
                 problems.push("PARTYLINE_JWT_ALGORITHM: HS256 takes a secret, not a JWKS".into());
             }
@@ -144,4 +154,14 @@ impl AuthSettings {
         }
         problems
     }
+}
+
+/// Reads secrets, one a line; each comes with its place for messages.
+fn read_secrets(path: &Path) -> Result<Vec<(String, Secret)>, String> {
+    let setting = format!("PARTYLINE_JWT_SECRET_FILE: {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{setting}: {error}"))?;
+    let lines = text.lines().map(str::trim_end).enumerate().filter(|(_, line)| !line.is_empty());
+    let secrets: Vec<_> =
+        lines.map(|(n, line)| (format!("{setting}: line {}", n + 1), Secret::from(line.to_owned()))).collect();
+    if secrets.is_empty() { Err(format!("{setting}: no secret in it")) } else { Ok(secrets) }
 }

@@ -455,3 +455,48 @@ async fn without_its_identity_provider_a_gateway_waits_or_starts_with_the_kept_k
         assert_eq!(handshake_status(&kept, &key.token()).await, 101);
     }
 }
+
+/// A token of `ann`, signed with this secret.
+fn signed_with(secret: &str) -> String {
+    let exp = OffsetDateTime::now_utc().unix_timestamp() + 600;
+    devstack::testing::sign(secret, &json!({ "sub": "ann", "exp": exp })).unwrap()
+}
+
+#[tokio::test]
+async fn secrets_in_a_file_change_without_a_restart_and_each_of_them_is_taken() {
+    let world = World::new().await;
+    let (old, new) = ("the old secret, of 32 bytes or more", "the new secret, of 32 bytes or more");
+    let path = world.env.dir().join("secrets");
+    let write = |text: String| {
+        let written = path.with_extension("new");
+        std::fs::write(&written, text).unwrap();
+        std::fs::rename(written, &path).unwrap();
+    };
+    write(format!("{old}\n"));
+    let gateway = world.launch().env("PARTYLINE_JWT_SECRET", "").env("PARTYLINE_JWT_SECRET_FILE", &path);
+    let gateway = gateway.start().await.unwrap();
+    let mut socket = Person::come(&gateway, &signed_with(old)).await;
+    assert!(!comes_in(&gateway, &signed_with(new)).await);
+    write(format!("{new}\n{old}\n"));
+    // The first token of the new secret waits for the file to be read.
+    assert!(comes_in(&gateway, &signed_with(new)).await && comes_in(&gateway, &signed_with(old)).await);
+    // A file that is wrong changes nothing.
+    write("short\n".into());
+    until("the mistake to be logged", async || gateway.log().contains("line 1: 5 bytes")).await;
+    assert!(comes_in(&gateway, &signed_with(new)).await);
+    write(format!("{new}\n"));
+    until("the old secret to be forgotten", async || !comes_in(&gateway, &signed_with(old)).await).await;
+    assert!(comes_in(&gateway, &signed_with(new)).await);
+    socket.caught_up().await;
+}
+
+#[tokio::test]
+async fn token_of_an_extra_secret_is_taken() {
+    let world = World::new().await;
+    let extra = ["one extra secret of 32 bytes and more", "another extra secret of 32 bytes or so"];
+    let gateway = world.launch().env("PARTYLINE_JWT_EXTRA_SECRETS", extra.join(",")).start().await.unwrap();
+    for secret in [world.env.secret(), extra[0], extra[1]] {
+        assert!(comes_in(&gateway, &signed_with(secret)).await);
+    }
+    assert!(!comes_in(&gateway, &signed_with("a secret that no gateway has been told")).await);
+}
