@@ -20,6 +20,7 @@ fn main() -> anyhow::Result<ExitCode> {
     tls::install_crypto_provider();
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
+    settings::log_unknown_variables();
     allow_descriptors(config.limits.max_connections);
     let recorder = telemetry::install_metrics()?;
     metrics::describe();

@@ -16,6 +16,7 @@ fn main() -> anyhow::Result<ExitCode> {
     tls::install_crypto_provider();
     let config: Config = settings::parse_or_exit();
     telemetry::init_logs(&config.telemetry);
+    settings::log_unknown_variables();
     let recorder = telemetry::install_metrics()?;
     metrics::describe();
     tasks::install(metrics::task);

@@ -70,6 +70,7 @@ pub fn parse_from<T: Parser + Check>(argv: Vec<OsString>) -> Result<T, Failure> 
         }
     };
     problems.extend(settings.problems());
+    problems.extend(misspelt(variables()));
     if problems.is_empty() { Ok(settings) } else { Err(Failure::Problems(problems)) }
 }
 
@@ -103,6 +104,132 @@ fn sentence(error: &clap::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// The variables of all programs, which may share one environment: a test compares them with the programs' own.
+pub const VARIABLES: &[&str] = &[
+    "PARTYLINE_ADMIN_ADDR",
+    "PARTYLINE_ALLOWED_ORIGINS",
+    "PARTYLINE_BATCH_MAX",
+    "PARTYLINE_BATCH_WAIT_MS",
+    "PARTYLINE_CONNECTIONS_PER_USER",
+    "PARTYLINE_DATABASE_CA_FILE",
+    "PARTYLINE_DATABASE_CERT_FILE",
+    "PARTYLINE_DATABASE_CONNECTIONS",
+    "PARTYLINE_DATABASE_KEY_FILE",
+    "PARTYLINE_DATABASE_PASSWORD",
+    "PARTYLINE_DATABASE_PASSWORD_FILE",
+    "PARTYLINE_DATABASE_POOLER",
+    "PARTYLINE_DATABASE_URL",
+    "PARTYLINE_DATABASE_URL_FILE",
+    "PARTYLINE_DEDUP_SECONDS",
+    "PARTYLINE_DRAIN_NOTICE_SECONDS",
+    "PARTYLINE_DRAIN_SECONDS",
+    "PARTYLINE_FRAMES_PER_SECOND",
+    "PARTYLINE_GROUP_MAX",
+    "PARTYLINE_HANDSHAKE_SECONDS",
+    "PARTYLINE_HTTP_ADDR",
+    "PARTYLINE_IDLE_SECONDS",
+    "PARTYLINE_JOINED_MAX",
+    "PARTYLINE_JWKS_CACHE_FILE",
+    "PARTYLINE_JWKS_FILE",
+    "PARTYLINE_JWKS_REFRESH_SECONDS",
+    "PARTYLINE_JWKS_URL",
+    "PARTYLINE_JWT_ALGORITHM",
+    "PARTYLINE_JWT_AUDIENCE",
+    "PARTYLINE_JWT_EXTRA_SECRETS",
+    "PARTYLINE_JWT_ISSUER",
+    "PARTYLINE_JWT_LEEWAY_SECONDS",
+    "PARTYLINE_JWT_SECRET",
+    "PARTYLINE_JWT_SECRET_FILE",
+    "PARTYLINE_JWT_USER_CLAIM",
+    "PARTYLINE_KEEP_ALIVE_SECONDS",
+    "PARTYLINE_LOG",
+    "PARTYLINE_LOG_FORMAT",
+    "PARTYLINE_LOG_HOURS",
+    "PARTYLINE_MAX_CONNECTIONS",
+    "PARTYLINE_MAX_FRAME_BYTES",
+    "PARTYLINE_MEMBERSHIP_SECONDS",
+    "PARTYLINE_MESSAGES_BURST",
+    "PARTYLINE_MESSAGES_PER_MINUTE",
+    "PARTYLINE_NATS_CA_FILE",
+    "PARTYLINE_NATS_CERT_FILE",
+    "PARTYLINE_NATS_CREDENTIALS",
+    "PARTYLINE_NATS_KEY_FILE",
+    "PARTYLINE_NATS_NKEY_SEED",
+    "PARTYLINE_NATS_NKEY_SEED_FILE",
+    "PARTYLINE_NATS_PASSWORD",
+    "PARTYLINE_NATS_PASSWORD_FILE",
+    "PARTYLINE_NATS_REPLICAS",
+    "PARTYLINE_NATS_SUBSCRIPTION_CAPACITY",
+    "PARTYLINE_NATS_TOKEN",
+    "PARTYLINE_NATS_TOKEN_FILE",
+    "PARTYLINE_NATS_URL",
+    "PARTYLINE_NATS_USER",
+    "PARTYLINE_OTLP_ENDPOINT",
+    "PARTYLINE_OUTBOUND_QUEUE_BYTES",
+    "PARTYLINE_PARTITIONS",
+    "PARTYLINE_PING_SECONDS",
+    "PARTYLINE_PING_TIMEOUT_SECONDS",
+    "PARTYLINE_PRESENCE_GRACE_SECONDS",
+    "PARTYLINE_REQUESTS_PER_SECOND",
+    "PARTYLINE_SERVICE_MESSAGES_PER_MINUTE",
+    "PARTYLINE_STOP_SECONDS",
+    "PARTYLINE_TRACE_SAMPLE",
+    "PARTYLINE_TRUSTED_PROXIES",
+    "PARTYLINE_WEB_DIR",
+];
+
+/// Used by tests and by `devstack`, never by a program that serves.
+const TEST_PREFIX: &str = "PARTYLINE_TEST_";
+
+/// A variable so many letters from a setting is taken for a misspelt one.
+const MISSPELT_LETTERS: usize = 2;
+
+fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
+/// The names among these that are no setting but start as one.
+fn unknown(names: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    names.filter(|name| {
+        name.starts_with("PARTYLINE_") && !name.starts_with(TEST_PREFIX) && !VARIABLES.contains(&name.as_str())
+    })
+}
+
+/// Returns a sentence for each variable that is nearly a setting.
+fn misspelt(names: impl Iterator<Item = String>) -> Vec<String> {
+    let sentence = |name: String| {
+        let (nearest, distance) = nearest(&name)?;
+        (distance <= MISSPELT_LETTERS).then(|| format!("{name}: not a setting; {nearest} is one"))
+    };
+    unknown(names).filter_map(sentence).collect()
+}
+
+/// Logs the variables that start as a setting and are none. Kubernetes makes some of its own for each service, so they are
+/// no mistake; misspelt ones are, and end the process before.
+pub fn log_unknown_variables() {
+    for name in unknown(variables()) {
+        tracing::warn!(name, nearest = nearest(&name).map(|(nearest, _)| nearest), "not a setting of any program");
+    }
+}
+
+fn nearest(name: &str) -> Option<(&'static str, usize)> {
+    VARIABLES.iter().map(|&known| (known, distance(known, name))).min_by_key(|(_, distance)| *distance)
+}
+
+/// Letters to insert, delete or replace (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (n, letter) in left.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], n + 1);
+        for (m, other) in right.bytes().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[m + 1];
+            row[m + 1] = replaced.min(diagonal + 1).min(row[m] + 1);
+        }
+    }
+    row[right.len()]
 }
 
 /// The way to NATS, and what the streams are made of. All processes of one system need the same values.
@@ -434,6 +561,25 @@ mod tests {
         };
         assert_eq!(problems.len(), 5, "{problems:?}");
         assert!(problems[0].contains("--") && problems[4].contains("PARTYLINE_DATABASE_URL"), "{problems:?}");
+    }
+
+    #[test]
+    fn misspelt_variables_are_named_with_the_setting_that_was_meant() {
+        let names = ["PARTYLINE_PARTITION", "PARTYLINE_LOGS_HOUR", "PARTYLINE_NATS_URL", "PARTYLINE_TEST_DIR", "PATH"];
+        assert_eq!(
+            misspelt(names.map(str::to_owned).into_iter()),
+            [
+                "PARTYLINE_PARTITION: not a setting; PARTYLINE_PARTITIONS is one",
+                "PARTYLINE_LOGS_HOUR: not a setting; PARTYLINE_LOG_HOURS is one",
+            ]
+        );
+        // What Kubernetes makes of a service with the name `partyline`, and what the development tools read.
+        for other in
+            ["PARTYLINE_PORT", "PARTYLINE_SERVICE_HOST", "PARTYLINE_URL", "PARTYLINE_DATA_DIR", "PARTYLINE_DEMO"]
+        {
+            assert_eq!(misspelt(std::iter::once(other.to_owned())), [""; 0]);
+        }
+        assert_eq!((distance("abc", "abc"), distance("abc", "axcd"), distance("", "ab")), (0, 2, 2));
     }
 
     #[test]

@@ -144,3 +144,19 @@ fn argument(code: &str) -> &str {
     });
     &code[..end.unwrap_or(code.len())]
 }
+
+/// A variable that no program reads is logged, or refused as misspelt: the list of them has to be whole.
+#[test]
+fn shared_list_of_variables_is_that_of_the_programs() {
+    let commands = [
+        <partyline_gateway::config::Config as clap::CommandFactory>::command(),
+        <partyline_persister::config::Config as clap::CommandFactory>::command(),
+    ];
+    let read: std::collections::BTreeSet<String> = commands
+        .iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| Some(argument.get_env()?.to_str()?.to_owned()))
+        .collect();
+    let listed = partyline_shared::settings::VARIABLES.iter().map(|&name| name.to_owned()).collect();
+    assert_eq!(read, listed, "shared/src/settings.rs: VARIABLES");
+}

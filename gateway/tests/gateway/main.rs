@@ -18,6 +18,7 @@ mod house;
 mod join;
 mod logs;
 mod membership;
+mod mistakes;
 mod nats_link;
 mod once;
 mod outages;
