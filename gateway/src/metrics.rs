@@ -6,7 +6,7 @@ mod handles;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use partyline_shared::{
     tasks::TaskEvent,
     trace::Outcome,

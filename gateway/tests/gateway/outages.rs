@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use clap::{Args, FromArgMatches};
 use devstack::testing::{Process, Proxy};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use partyline_gateway::store::Store;
@@ -474,7 +475,10 @@ async fn query_on_a_connection_that_was_just_used_costs_one_round_trip() {
     const QUERIES: u64 = 20;
     let world = World::new().await;
     let proxy = Proxy::start(world.env.database_url()).await.unwrap();
-    let settings = DatabaseSettings { database_url: proxy.through(world.env.database_url()), database_connections: 1 };
+    let command = DatabaseSettings::augment_args(clap::Command::new("test").no_binary_name(true));
+    let url = proxy.through(world.env.database_url());
+    let arguments = ["--database-url", &url, "--database-connections", "1"];
+    let settings = DatabaseSettings::from_arg_matches(&command.get_matches_from(arguments)).unwrap();
     let store = Store::connect_lazy(&settings).unwrap();
     let conversation = ConversationId::generate();
     assert!(store.message(conversation, 1).await.unwrap().is_none(), "connected and prepared");

@@ -105,8 +105,8 @@ async fn answers_of(url: &str, one: ConversationId, two: ConversationId) -> Answ
     let client = nats::connect(&config.nats, "compare").await.unwrap().0;
     let js = jetstream::new(client.clone());
     let logs = streams::ensure_log(&js, &config.nats, || async { Ok(0) }).await.unwrap();
-    streams::ensure_persister(&logs[0].stream).await.unwrap();
-    let stream = logs[0].stream.cached_info().config.name.clone();
+    streams::ensure_persister(&logs.streams[0].stream).await.unwrap();
+    let stream = logs.streams[0].stream.cached_info().config.name.clone();
     let (people, _) = streams::ensure_presence(&js, &config.nats).await.unwrap();
     let mut asker = Asker { client: client.clone(), answers: Vec::new() };
     let mut live = client.subscribe(subjects::live_all(one)).await.unwrap();
