@@ -83,7 +83,7 @@ pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<B
     let http = listen(config.http_addr)?;
     let admin = listen(config.admin_addr)?;
     let end = CancellationToken::new();
-    let chat = Chat::start(config, end.clone()).await?;
+    let chat = Box::pin(Chat::start(config, end.clone())).await?;
     let staying = Latch::default();
     staying.set(true);
     let readiness = Readiness::new(vec![

@@ -42,7 +42,7 @@ fn looked_at(answer: &Value) -> Value {
     let mut kept: serde_json::Map<String, Value> =
         fields.iter().filter_map(|name| Some(((*name).to_owned(), answer.get(*name)?.clone()))).collect();
     // A publish that is no repeat may say so or not; one that fails names no place.
-    kept.retain(|name, value| !(name == "duplicate" && *value == false) && !(name == "seq" && *value == 0));
+    kept.retain(|name, value| !(name == "duplicate" && *value == false || name == "seq" && *value == 0));
     if let Some(code) = answer["error"].get("err_code") {
         kept.insert("error".into(), code.clone());
     }
