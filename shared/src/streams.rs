@@ -194,8 +194,11 @@ where
     let settings = NatsSettings { partitions: None, ..settings.clone() };
     let old = ensure_log(js, &settings, &floor).await?.layout;
     anyhow::ensure!(to > old.partitions(), "the log has {} partition(s) already", old.partitions());
+    // Their layout is still the old one, but not their part of the log's bytes.
+    let part = settings.log_bytes / u64::from(to) * u64::from(old.partitions());
+    let new = NatsSettings { log_bytes: part, ..settings.clone() };
     for partition in old.partitions()..to {
-        ensure_stream(js, &settings, partition, &old, &floor).await?;
+        ensure_stream(js, &new, partition, &old, &floor).await?;
     }
     announce().await;
     let layout = old.grown(to);
@@ -314,6 +317,19 @@ fn log_config(settings: &NatsSettings, partition: u16, first_sequence: u64, epoc
     }
 }
 
+/// The limit of a log that holds `used` bytes: a smaller one than before waits until there is room below it, as a full log
+/// takes no events.
+fn limit(old: i64, wanted: i64, used: u64) -> i64 {
+    let needed = i64::try_from(used / 4 * 5).unwrap_or(i64::MAX);
+    if wanted <= 0 || needed <= wanted || (1..=wanted).contains(&old) {
+        wanted
+    } else if old <= 0 {
+        needed
+    } else {
+        old
+    }
+}
+
 async fn update_log(
     js: &Context,
     found: Stream,
@@ -327,9 +343,10 @@ async fn update_log(
     // Never back to a smaller one.
     let has_layout = recorded.is_some_and(|recorded| recorded.partitions() >= layout.partitions());
     let replicas = old.num_replicas.max(wanted.num_replicas);
+    let max_bytes = limit(old.max_bytes, wanted.max_bytes, found.cached_info().state.bytes);
     let same = old.max_age.is_zero()
         && old.discard == wanted.discard
-        && old.max_bytes.max(0) == wanted.max_bytes.max(0)
+        && old.max_bytes.max(0) == max_bytes.max(0)
         && old.duplicate_window == wanted.duplicate_window
         && old.num_replicas == replicas
         && old.allow_direct
@@ -341,7 +358,7 @@ async fn update_log(
     let mut config = old.clone();
     config.max_age = Duration::ZERO;
     config.discard = wanted.discard;
-    config.max_bytes = wanted.max_bytes;
+    config.max_bytes = max_bytes;
     config.duplicate_window = wanted.duplicate_window;
     // Never fewer copies: a process that lacks the setting must not take them away.
     config.num_replicas = replicas;
@@ -586,6 +603,21 @@ mod tests {
             assert_eq!(layout.check(setting), Ok(()));
         }
         assert_eq!(layout.check(Some(8)), Err(PartitionsDiffer { set: 8, recorded: 16 }));
+    }
+
+    #[test]
+    fn a_smaller_limit_waits_until_there_is_room_below_it() {
+        for (old, wanted, used, expected) in [
+            (-1, 100, 10, 100),
+            (-1, 100, 200, 250),
+            (400, 100, 10, 100),
+            (400, 100, 200, 400),
+            (50, 100, 50, 100),
+            (50, 100, 90, 100),
+            (400, -1, 200, -1),
+        ] {
+            assert_eq!(limit(old, wanted, used), expected, "{old} {wanted} {used}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::process::Command;
 use crate::support::{World, client_id, messages_of, seq, until};
 
 const SETTING: &str = "PARTYLINE_PARTITIONS";
+const BYTES: (&str, &str) = ("PARTYLINE_LOG_BYTES", "40000000");
 
 /// Runs `persister partitions --grow`; what it prints.
 async fn grow(world: &World, to: &str) -> String {
@@ -19,6 +20,7 @@ async fn grow(world: &World, to: &str) -> String {
         .args(["partitions", "--grow", to])
         .env("PARTYLINE_NATS_URL", world.env.nats_url())
         .env("PARTYLINE_DATABASE_URL", world.env.database_url())
+        .env(BYTES.0, BYTES.1)
         .output()
         .await
         .unwrap();
@@ -81,8 +83,9 @@ async fn processes_that_start_first_together_agree_on_one_number() {
 #[tokio::test]
 async fn the_log_grows_while_gateways_run_and_old_conversations_stay_where_they_are() {
     let world = World::new().await;
-    let before = world.launch().env(SETTING, "1").start().await.unwrap();
-    let persister = world.env.persister().unwrap().env(SETTING, "1").start().await.unwrap();
+    let launch = world.launch().env(BYTES.0, BYTES.1);
+    let before = launch.clone().env(SETTING, "1").start().await.unwrap();
+    let persister = world.env.persister().unwrap().env(BYTES.0, BYTES.1).env(SETTING, "1").start().await.unwrap();
     let old = world.direct(&before, ["ann", "bob"]).await;
     let mut ann = world.person(&before, "ann").await;
     ann.join(&old).await;
@@ -90,8 +93,8 @@ async fn the_log_grows_while_gateways_run_and_old_conversations_stay_where_they_
 
     assert_eq!(grow(&world, "4").await, "4");
     // A rolling restart: one gateway is started again with the new number, another one with the old number.
-    let after = world.launch().env(SETTING, "4").start().await.unwrap();
-    let late = world.launch().env(SETTING, "1").start().await.unwrap();
+    let after = launch.clone().env(SETTING, "4").start().await.unwrap();
+    let late = launch.env(SETTING, "1").start().await.unwrap();
     let gateways = [&before, &after, &late];
     let mut chats = vec![old.clone()];
     let mut used = BTreeSet::new();
@@ -164,6 +167,10 @@ async fn the_log_grows_while_gateways_run_and_old_conversations_stay_where_they_
     assert_eq!(pages().await, from_log);
     assert_eq!(served(&world, &persister).await, 4.0);
     let js = jetstream::new(world.env.nats().await.unwrap());
+    for partition in 0..4 {
+        let stream = js.get_stream(subjects::log_stream(partition)).await.unwrap();
+        assert_eq!(stream.cached_info().config.max_bytes, 10_000_000);
+    }
     let dead = js.get_stream(subjects::DEAD_STREAM).await.unwrap();
     assert_eq!(dead.cached_info().state.messages, 0);
 }
