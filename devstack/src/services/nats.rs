@@ -84,7 +84,10 @@ impl Settings {
         let sync = quoted(&self.sync_interval);
         let _ = writeln!(text, "server_name: {}\nlisten: \"127.0.0.1:{}\"", quoted(&self.name), self.port);
         let _ = writeln!(text, "http: \"127.0.0.1:{}\"", self.monitor_port);
-        let _ = writeln!(text, "jetstream {{ store_dir: {store}, sync_interval: {sync} }}");
+        // A stream's limit of bytes counts as taken from the disk. With an account a test that adds up to more than there
+        // is, though next to nothing is written.
+        let size = if self.accounts.len() > 1 { ", max_file_store: 10T" } else { "" };
+        let _ = writeln!(text, "jetstream {{ store_dir: {store}, sync_interval: {sync}{size} }}");
         let _ = writeln!(text, "accounts {{");
         for Account { name, user, password } in &self.accounts {
             let (user, password) = (quoted(user), quoted(password));
