@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, Message, context::ContextBuilder, message::PublishMessage};
+use async_nats::jetstream::{
+    Context, Message,
+    context::{ContextBuilder, PublishErrorKind},
+    message::PublishMessage,
+};
 use partyline_shared::{ids::Seq, settings::NatsSettings, streams, subjects};
 
 use crate::{metrics, retry::Refused};
@@ -59,15 +63,22 @@ impl DeadLetters {
         Self { js, settings: settings.clone() }
     }
 
-    /// Puts an event aside; returns once JetStream has stored it. A repeat within its window is stored once.
+    /// Puts an event aside; returns once JetStream has stored it. A repeat is stored once.
     ///
     /// # Errors
     /// If JetStream did not confirm it: the event must not be acknowledged.
-    pub async fn bury(&self, message: &Message, stream: &str, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
-        if let Err(error) = self.publish(message, stream, seq, reason).await {
+    pub async fn bury(&self, message: &Message, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
+        let stored = self.publish(message, seq, reason).await;
+        let stored = if let Err(error) = stored {
             tracing::warn!(%error, "dead letter not stored; looking whether its stream is there");
             streams::ensure_dead_letters(&self.js, &self.settings).await?;
-            self.publish(message, stream, seq, reason).await?;
+            self.publish(message, seq, reason).await?
+        } else {
+            stored?
+        };
+        if !stored {
+            tracing::debug!(subject = %message.subject, seq, "has a dead letter already");
+            return Ok(());
         }
         metrics::dead_letter(reason.as_str());
         // The rest of the reason may quote the event; it stands in the letter, beside it.
@@ -75,13 +86,25 @@ impl DeadLetters {
         Ok(())
     }
 
-    async fn publish(&self, message: &Message, stream: &str, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
+    /// Whether it was not there already.
+    async fn publish(&self, message: &Message, seq: Seq, reason: &Reason) -> anyhow::Result<bool> {
+        let subject = subjects::dead(&message.subject, seq);
         let letter = PublishMessage::build()
             .payload(message.payload.clone())
             .header(subjects::DEAD_REASON, reason.header().as_str())
-            .header(subjects::DEAD_SEQ, seq.to_string().as_str())
-            .message_id(format!("{stream}.{seq}"));
-        self.js.send_publish(subjects::dead(&message.subject), letter).await?.await?;
-        Ok(())
+            .header(subjects::DEAD_SEQ, seq.to_string().as_str());
+        let first = letter.clone().expected_last_subject_sequence(0);
+        match self.js.send_publish(subject.clone(), first).await?.await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = self.js.get_stream_no_info(subjects::DEAD_STREAM).await?;
+        if stream.get_last_raw_message_by_subject(&subject).await?.payload == message.payload {
+            return Ok(false);
+        }
+        // Another event had the same place in a log that was lost.
+        self.js.send_publish(subject, letter).await?.await?;
+        Ok(true)
     }
 }

@@ -2,7 +2,9 @@
 //! `pull` -> `batch` -> `store` -> acknowledgement, with `dead_letter` beside; `pipeline` joins them.
 
 pub mod batch;
+pub mod brake;
 pub mod config;
+pub mod dead;
 pub mod dead_letter;
 pub mod epoch;
 pub mod lag;
@@ -14,6 +16,7 @@ pub mod pull;
 pub mod queue;
 pub mod retention;
 pub mod retry;
+pub mod rewind;
 pub mod seen;
 pub mod store;
 pub mod trace;

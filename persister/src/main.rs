@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use partyline_persister::{
     config::{Command, Config, DEFAULT_ADMIN_ADDR},
-    metrics, partitions,
+    dead, metrics, partitions,
     process::Persister,
+    rewind,
 };
 use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry, tls};
 
@@ -40,6 +41,21 @@ async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
                 None => partitions::show(config).await?,
             };
             println!("{}", layout.partitions());
+        }
+        Command::Dead { action } => {
+            let done = dead::run(config, action).await?;
+            for line in &done.lines {
+                println!("{line}");
+            }
+            anyhow::ensure!(done.failed == 0, "{} dead letter(s) stay", done.failed);
+        }
+        Command::Replay(replay) => {
+            for (partition, from) in rewind::replay(config, replay).await? {
+                match from {
+                    Some(seq) => println!("partition {partition}: read again from seq {seq}"),
+                    None => println!("partition {partition}: nothing to read again"),
+                }
+            }
         }
     }
     Ok(())

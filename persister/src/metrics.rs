@@ -23,6 +23,8 @@ const REDELIVERED: &str = "partyline_persister_redelivered_total";
 const WAITING: &str = "partyline_persister_waiting_for_target_total";
 const RETRIES: &str = "partyline_persister_retries_total";
 const DEAD: &str = "partyline_persister_dead_letters_total";
+const BRAKE: &str = "partyline_persister_brake_applied";
+const REWOUND: &str = "partyline_persister_rewound_events_total";
 const REOPENED: &str = "partyline_persister_pulls_reopened_total";
 const SPANS: &str = "partyline_persister_spans_total";
 const TASKS: TaskMetrics = TaskMetrics {
@@ -78,6 +80,11 @@ pub fn describe() {
         DEAD,
         "Events put aside as dead letters, by reason (unreadable, refused, target_missing, place_taken)"
     );
+    describe_gauge!(
+        BRAKE,
+        "1 while nothing is written because Postgres refuses too many events, by partition; the log keeps them"
+    );
+    describe_counter!(REWOUND, "Events that were read from the log again because Postgres lacked acknowledged ones");
     describe_counter!(REOPENED, "Pulls begun anew after an error");
     describe_counter!(SPANS, "Finished spans, by outcome (exported, failed, dropped)");
     describe_servers();
@@ -94,7 +101,7 @@ pub fn describe() {
     for outcome in Outcome::ALL {
         counter!(SPANS, "outcome" => outcome.as_str()).absolute(0);
     }
-    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED, LOST, LOG_BEHIND] {
+    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED, REWOUND, LOST, LOG_BEHIND] {
         counter!(name).absolute(0);
     }
 }
@@ -259,6 +266,16 @@ pub fn retried(reason: &'static str) {
 /// An event was put aside.
 pub fn dead_letter(reason: &'static str) {
     counter!(DEAD, "reason" => reason).increment(1);
+}
+
+/// The brake of a partition goes on or off.
+pub fn brake(partition: u16, on: bool) {
+    gauge!(BRAKE, "partition" => partition.to_string()).set(flag(on));
+}
+
+/// Events are read from the log again.
+pub fn rewound(events: u64) {
+    counter!(REWOUND).increment(events);
 }
 
 /// A pull broke and was begun anew.

@@ -11,7 +11,7 @@ use partyline_shared::{
     admin::{self, Latch, Readiness},
     nats::{self, Link, LinkEvents},
     streams::PartitionsDiffer,
-    subjects, tasks,
+    tasks,
     trace::{self, Service},
 };
 use tokio::{
@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    brake::Brake,
     config::Config,
     dead_letter::DeadLetters,
     epoch, lag, metrics, partitions,
@@ -31,7 +32,7 @@ use crate::{
     queue::{Queue, Queues},
     retention,
     retry::Backoff,
-    seen,
+    rewind, seen,
     store::Store,
     watch,
 };
@@ -137,6 +138,7 @@ struct Opened {
 /// Waits for Postgres and for NATS, and makes what is missing in both.
 async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
     let store = Store::connect_lazy(&config.database)?;
+    store.check_encoding().await?;
     store.migrate().await?;
     metrics::postgres_up(true);
     let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
@@ -168,6 +170,8 @@ fn watch(opened: &Opened, aside: &mut JoinSet<()>) -> mpsc::Receiver<(Queue, Pul
     let queues = opened.queues.clone();
     aside.spawn(tasks::restarting("watch_epoch", move || epoch::watch(queues.clone())));
     let queues = opened.queues.clone();
+    aside.spawn(tasks::restarting("watch_postgres_history", move || rewind::watch(queues.clone())));
+    let queues = opened.queues.clone();
     aside.spawn(tasks::restarting("retention", move || retention::run(queues.clone())));
     let (send, found) = mpsc::channel(1);
     let served: BTreeSet<u16> = opened.consumers.iter().filter_map(|(queue, _)| queue.partition()).collect();
@@ -191,8 +195,15 @@ fn begin(
     match queue {
         Queue::Log(partition) => {
             let dead = DeadLetters::new(opened.client.clone(), &config.nats);
-            let stream = subjects::log_stream(partition);
-            let pipeline = Pipeline { store, dead, consumer: consumer.clone(), partition, stream };
+            metrics::brake(partition, false);
+            let pipeline = Pipeline {
+                queues: opened.queues.clone(),
+                dead,
+                consumer: consumer.clone(),
+                partition,
+                brake: Brake::new(config.refusals_max),
+                watch: rewind::Watch::default(),
+            };
             pipelines.spawn(tasks::essential_until("pipeline", pipeline.run(batches), shutdown.clone()));
         }
         Queue::Seen => {

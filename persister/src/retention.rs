@@ -111,7 +111,7 @@ fn crowding(info: &Info) -> Seq {
 }
 
 /// The first event that was stored at a moment or later.
-async fn first_since(queues: &Queues, partition: u16, since: OffsetDateTime) -> anyhow::Result<Option<Seq>> {
+pub(crate) async fn first_since(queues: &Queues, partition: u16, since: OffsetDateTime) -> anyhow::Result<Option<Seq>> {
     // async-nats has no call for it.
     let request = serde_json::json!({
         "start_time": Timestamp::from(since), "next_by_subj": subjects::log_all(partition), "batch": 1,

@@ -19,6 +19,14 @@ impl Backoff {
     }
 }
 
+/// Why something was not written, and is not tried again as it is.
+#[derive(Debug)]
+pub enum NotTaken {
+    Refused(Refused),
+    /// Postgres lacks what JetStream has been told is there.
+    Behind,
+}
+
 /// A row that Postgres will never take.
 #[derive(Debug, thiserror::Error)]
 #[error("{code} {message}")]
@@ -32,8 +40,8 @@ pub struct Refused {
 /// end is harmless.
 ///
 /// # Errors
-/// [`Refused`].
-pub async fn until_taken<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, Refused>
+/// [`NotTaken`].
+pub async fn until_taken<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, NotTaken>
 where
     F: Future<Output = Result<T, Failure>>,
 {
@@ -44,7 +52,10 @@ where
                 metrics::postgres_up(true);
                 return Ok(done);
             }
-            Err(Failure::Refused { code, message }) => return Err(Refused { code, message }),
+            Err(Failure::Refused { code, message }) => {
+                return Err(NotTaken::Refused(Refused { code, message }));
+            }
+            Err(Failure::Behind) => return Err(NotTaken::Behind),
             Err(Failure::Conflict(error)) => {
                 metrics::retried("conflict");
                 tracing::debug!(%error, "in another's way; once more");

@@ -7,7 +7,13 @@ use partyline_shared::{ids::UserId, subjects, timestamp::Timestamp};
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{metrics, pipeline::respond, pull::Pulled, retry, store::Store};
+use crate::{
+    metrics,
+    pipeline::respond,
+    pull::Pulled,
+    retry::{self, NotTaken},
+    store::Store,
+};
 
 #[derive(Deserialize)]
 struct Note {
@@ -27,7 +33,8 @@ pub async fn run(store: Store, mut batches: mpsc::Receiver<Pulled>) {
         .await;
         match written {
             Ok(()) => metrics::seen_rows(seen.len()),
-            Err(refused) => tracing::error!(%refused, notes = seen.len(), "last-seen notes dropped"),
+            Err(NotTaken::Behind) => {}
+            Err(NotTaken::Refused(refused)) => tracing::error!(%refused, notes = seen.len(), "last-seen notes dropped"),
         }
         for message in &pulled.messages {
             respond(message, AckKind::Ack).await;

@@ -9,21 +9,29 @@ mod watermark;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use partyline_migrations::MIGRATOR;
 use partyline_shared::{
     ids::{Seq, UserId},
-    postgres::{Database, Session},
+    postgres::{Database, Session, Statements},
     settings::DatabaseSettings,
     tasks,
     timestamp::Timestamp,
 };
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
-use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio::{
+    sync::OnceCell,
+    time::{error::Elapsed, sleep, timeout},
+};
 
-pub use self::{failure::Failure, stats::Stats};
+pub use self::{
+    failure::Failure,
+    stats::Stats,
+    watermark::{Known, Watermark},
+};
 use crate::{
     batch::{Rows, Target},
     retry::Backoff,
@@ -61,6 +69,8 @@ pub struct Store {
     pool: PgPool,
     session: Session,
     database: Database,
+    /// Whether Postgres tells its history.
+    history: Arc<OnceCell<bool>>,
 }
 
 impl Store {
@@ -80,12 +90,46 @@ impl Store {
             let follow = move || followed.clone().follow_files(pool.clone());
             tokio::spawn(tasks::restarting("database_files", follow));
         }
-        Ok(Self { pool, session: database.session(), database })
+        Ok(Self { pool, session: database.session(), database, history: Arc::default() })
     }
 
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Checks that Postgres can hold what gateways accept, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// If its encoding is not UTF8, or it is something else that waiting won't mend.
+    pub async fn check_encoding(&self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.encoding().await {
+                Ok(encoding) if encoding == "UTF8" => return Ok(()),
+                Ok(encoding) => anyhow::bail!(
+                    "the encoding of the database is {encoding}, which can't hold every message; make one with CREATE \
+                     DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+                ),
+                Err(Failure::Away(error)) if !failure::is_passing(&error) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "Postgres is not there yet");
+                    sleep(backoff.pause()).await;
+                }
+            }
+        }
+    }
+
+    async fn encoding(&self) -> Result<String, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let encoding = timeout(PATIENCE, async {
+            let mut statements = self.session.statements(&mut connection).await?;
+            let encoding = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut statements).await?;
+            statements.commit().await?;
+            Ok(encoding)
+        })
+        .await;
+        answer(connection, encoding)
     }
 
     /// Brings the schema up to date, waiting for Postgres as long as it takes. Behind a pooler in transaction mode nothing
@@ -150,10 +194,100 @@ impl Store {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn write(&self, rows: &Rows<'_>, partition: u16, last: Seq) -> Result<Written, Failure> {
+    pub async fn write(&self, rows: &Rows<'_>, partition: u16, last: Seq, known: Known) -> Result<Written, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, write(&self.session, &mut connection, rows, partition, last)).await;
+        let written = timeout(PATIENCE, async {
+            let has_history = self.has_history(&mut connection).await?;
+            let mut transaction = self.session.transaction(&mut connection).await?;
+            let written = write(&mut transaction, rows).await?;
+            let before = watermark::raise(&mut transaction, has_history, partition, last, known).await?;
+            if before.is_behind(known) {
+                return Ok(None);
+            }
+            transaction.commit().await?;
+            Ok(Some(written))
+        })
+        .await;
+        answer(connection, written)?.ok_or(Failure::Behind)
+    }
+
+    /// Writes the events of dead letters, after the rest of their partition.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn write_late(&self, rows: &Rows<'_>) -> Result<Written, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let written = timeout(PATIENCE, async {
+            let mut transaction = self.session.transaction(&mut connection).await?;
+            let written = write(&mut transaction, rows).await?;
+            transaction.commit().await?;
+            Ok(written)
+        })
+        .await;
         answer(connection, written)
+    }
+
+    /// Writes that a partition has been settled up to a place, without any row.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn settle(&self, partition: u16, seq: Seq, known: Known) -> Result<(), Failure> {
+        self.write(&Rows::default(), partition, seq, known).await.map(|_| ())
+    }
+
+    /// What Postgres tells of a partition.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn watermark(&self, partition: u16) -> Result<Watermark, Failure> {
+        let mut connection = self.pool.acquire().await?;
+        let found = timeout(PATIENCE, async {
+            let has_history = self.has_history(&mut connection).await?;
+            let mut statements = self.session.statements(&mut connection).await?;
+            let found = watermark::find(&mut statements, has_history, partition).await?;
+            statements.commit().await?;
+            Ok(found)
+        })
+        .await;
+        answer(connection, found)
+    }
+
+    /// Changes what Postgres tells of a partition, while no batch of it can be committed. `change` is given what is there,
+    /// and returns what shall be, if that is something else.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer, or `change` fails: then nothing has changed.
+    pub async fn change_watermark<F>(&self, partition: u16, change: impl FnOnce(Watermark) -> F) -> anyhow::Result<()>
+    where
+        F: Future<Output = anyhow::Result<Option<Watermark>>>,
+    {
+        let mut connection = self.pool.acquire().await?;
+        let changed = timeout(PATIENCE, async {
+            let has_history = self.has_history(&mut connection).await?;
+            let mut transaction = self.session.transaction(&mut connection).await?;
+            let found = watermark::lock(&mut transaction, has_history, partition).await?;
+            if let Some(renewed) = change(found).await? {
+                watermark::renew(&mut transaction, has_history, partition, renewed).await?;
+            }
+            Ok(transaction.commit().await?)
+        })
+        .await;
+        changed.unwrap_or_else(|_| {
+            drop(connection.detach());
+            Err(Failure::Silent.into())
+        })
+    }
+
+    async fn has_history(&self, connection: &mut PgConnection) -> sqlx::Result<bool> {
+        let ask = async || {
+            let mut statements = self.session.statements(connection).await?;
+            let has_history = watermark::has_history(&mut statements).await?;
+            if has_history {
+                statements.commit().await?;
+            }
+            Ok(has_history)
+        };
+        self.history.get_or_try_init(ask).await.copied()
     }
 
     /// Those of these messages that are not there.
@@ -230,23 +364,14 @@ impl Store {
     }
 }
 
-async fn write(
-    session: &Session,
-    connection: &mut PgConnection,
-    rows: &Rows<'_>,
-    partition: u16,
-    last: Seq,
-) -> sqlx::Result<Written> {
-    let mut transaction = session.transaction(connection).await?;
+async fn write(transaction: &mut Statements<'_>, rows: &Rows<'_>) -> sqlx::Result<Written> {
     // Always in this order, so that two persisters can't wait for each other; the rows that many want come last.
-    let mut written = messages::insert(&mut transaction, &rows.messages).await?;
-    written.absent = changes::absent(&mut transaction, &rows.targets()).await?;
-    changes::edit(&mut transaction, &rows.edits, &written.absent).await?;
-    changes::delete(&mut transaction, &rows.deletions, &written.absent).await?;
-    messages::touch_conversations(&mut transaction, &rows.messages, &written).await?;
-    changes::read(&mut transaction, &rows.reads).await?;
-    watermark::raise(&mut transaction, partition, last).await?;
-    transaction.commit().await?;
+    let mut written = messages::insert(transaction, &rows.messages).await?;
+    written.absent = changes::absent(transaction, &rows.targets()).await?;
+    changes::edit(transaction, &rows.edits, &written.absent).await?;
+    changes::delete(transaction, &rows.deletions, &written.absent).await?;
+    messages::touch_conversations(transaction, &rows.messages, &written).await?;
+    changes::read(transaction, &rows.reads).await?;
     Ok(written)
 }
 

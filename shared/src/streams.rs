@@ -450,17 +450,33 @@ pub async fn begin_above(js: &Context, partition: u16, old_epoch: &str, known: u
 /// # Errors
 /// If JetStream can't be reached, or refuses.
 pub async fn ensure_persister(stream: &Stream) -> anyhow::Result<PullConsumer> {
-    let config = pull::Config {
+    let config = persister_config(DeliverPolicy::All);
+    Ok(stream.get_or_create_consumer(subjects::PERSISTER_CONSUMER, config).await?)
+}
+
+/// Replaces the persister's consumer by one that begins at a place, so that events are delivered again.
+///
+/// # Errors
+/// If JetStream can't be reached, or refuses. The consumer may be missing then: a persister makes one that begins with the log.
+pub async fn rewind_persister(stream: &Stream, start_sequence: u64) -> anyhow::Result<()> {
+    stream.delete_consumer(subjects::PERSISTER_CONSUMER).await?;
+    let config = persister_config(DeliverPolicy::ByStartSequence { start_sequence });
+    // A persister that missed the old one may have made a new one just now, which begins with the log and will do, too.
+    stream.get_or_create_consumer(subjects::PERSISTER_CONSUMER, config).await?;
+    Ok(())
+}
+
+fn persister_config(deliver_policy: DeliverPolicy) -> pull::Config {
+    pull::Config {
         durable_name: Some(subjects::PERSISTER_CONSUMER.into()),
         description: Some("Partyline: writes the log into Postgres".into()),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        deliver_policy: DeliverPolicy::All,
+        deliver_policy,
         max_ack_pending: 50_000,
         max_waiting: 512,
         ..Default::default()
-    };
-    Ok(stream.get_or_create_consumer(subjects::PERSISTER_CONSUMER, config).await?)
+    }
 }
 
 /// The dead letters: what could not be written, until somebody looks.

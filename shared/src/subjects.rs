@@ -153,10 +153,18 @@ pub fn node_service_budget(node: &str) -> String {
     format!("chat.node.{node}.budget.service")
 }
 
-/// The dead letter of a log subject.
+/// The dead letter of an event: one subject each, so that none is stored twice.
 #[must_use]
-pub fn dead(log_subject: &str) -> String {
-    format!("chat.dead.{}", log_subject.strip_prefix("chat.log.").unwrap_or(log_subject))
+pub fn dead(log_subject: &str, seq: u64) -> String {
+    format!("chat.dead.{}.{seq}", log_subject.strip_prefix("chat.log.").unwrap_or(log_subject))
+}
+
+/// The log subject and the partition of a dead letter.
+#[must_use]
+pub fn parse_dead(subject: &str) -> Option<(String, u16)> {
+    let mut tokens = subject.strip_prefix("chat.dead.")?.split('.');
+    let (partition, conversation) = (tokens.next()?, tokens.next()?);
+    Some((format!("chat.log.{partition}.{conversation}"), partition.parse().ok()?))
 }
 
 /// When a user was last seen.
@@ -227,6 +235,7 @@ mod tests {
         assert_eq!(parse_log(&log(7, conversation)), Some(conversation));
         assert_eq!(parse_log("chat.log.x.y"), None);
         assert_eq!(parse_live(&live_typing(conversation)), Some(Live::Typing));
+        assert_eq!(parse_dead(&dead(&log(7, conversation), 12)), Some((log(7, conversation), 7)));
     }
 
     #[test]

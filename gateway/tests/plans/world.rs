@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Parser;
 use partyline_gateway::{app::Chat, config::Config, session::sweep};
-use partyline_persister::{batch, store::Store};
+use partyline_persister::{
+    batch,
+    store::{Known, Store},
+};
 use partyline_shared::{
     claims::{Identity, UserType},
     ids::UserId,
@@ -128,7 +131,7 @@ impl World {
                 .iter()
                 .map(|it| batch::Entry { seq: it.seq, event: batch::read(&it.subject, &it.payload).unwrap() })
                 .collect();
-            let Ok(written) = store.write(&batch::Rows::of(&entries), 0, last).await else { return };
+            let Ok(written) = store.write(&batch::Rows::of(&entries), 0, last, Known::default()).await else { return };
             assert!(written.absent.is_empty() && written.displaced.is_empty(), "{written:?}");
             if acknowledge {
                 nats.acknowledge(last);

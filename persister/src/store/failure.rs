@@ -15,6 +15,9 @@ pub enum Failure {
     /// No answer in time.
     #[error("Postgres gives no answer")]
     Silent,
+    /// Postgres lacks what was in it when JetStream was told so: it was restored, or a standby that lagged was promoted.
+    #[error("Postgres is behind the log's acknowledgements")]
+    Behind,
 }
 
 impl From<sqlx::Error> for Failure {
@@ -39,11 +42,17 @@ impl From<sqlx::Error> for Failure {
 
 /// Whether waiting may mend what kept the migrations from running: Postgres is not there yet, starting, or full.
 pub(super) fn may_pass(error: &anyhow::Error) -> bool {
-    use sqlx::{Error, migrate::MigrateError};
+    use sqlx::migrate::MigrateError;
     let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref() else {
         return false;
     };
-    match cause {
+    is_passing(cause)
+}
+
+/// Whether waiting may mend it.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    use sqlx::Error;
+    match error {
         // TLS: a certificate may be replaced, and a server may learn to speak it.
         Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::Protocol(_) => true,
         Error::Database(database) => {

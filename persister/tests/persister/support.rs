@@ -146,7 +146,8 @@ impl World {
             else {
                 return false;
             };
-            let info = consumer.get_info().await.unwrap();
+            // Replaced just now.
+            let Ok(info) = consumer.get_info().await else { return false };
             let last = stream.get_info().await.unwrap().state.last_sequence;
             info.num_pending == 0 && info.num_ack_pending == 0 && info.ack_floor.stream_sequence == last
         })
@@ -194,6 +195,14 @@ pub(crate) async fn run(config: Config) -> Running {
     let persister = Persister::bind(config, recorder.handle()).await.unwrap();
     let shutdown = CancellationToken::new();
     Running { task: tokio::spawn(persister.run(shutdown.clone())), shutdown }
+}
+
+/// Runs a persister that ends by itself; what it says.
+pub(crate) async fn fails(config: Config) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let persister = Persister::bind(config, recorder.handle()).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, persister.run(CancellationToken::new())).await.unwrap();
+    ended.unwrap_err().to_string()
 }
 
 /// Waits for a condition.
