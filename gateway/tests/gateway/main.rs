@@ -37,6 +37,7 @@ mod secure_nats;
 mod secure_postgres;
 mod socketio;
 mod stalls;
+mod start;
 mod support;
 mod tasks;
 mod tokens;
