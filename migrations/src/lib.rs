@@ -49,8 +49,26 @@ pub async fn migrate(connection: &mut PgConnection, lock_timeout: Duration) -> R
     let missing = missing(&mut *connection).await?;
     if !missing.is_empty() {
         MIGRATOR.run_direct(None, connection, false).await?;
+        finish(connection).await?;
     }
     Ok(missing)
+}
+
+/// What follows migrations: [`grant`]. Run again, it finishes what was broken off.
+///
+/// # Errors
+/// If Postgres doesn't answer, or refuses.
+pub async fn finish(connection: &mut PgConnection) -> sqlx::Result<()> {
+    grant(connection).await
+}
+
+/// Grants the roles of `deploy/postgres/roles.sql`, as far as there are any, what they need of each table. The owner of the
+/// schema may do so.
+///
+/// # Errors
+/// If Postgres doesn't answer, or refuses.
+pub async fn grant(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::raw_sql(include_str!("../grants.sql")).execute(connection).await.map(drop)
 }
 
 /// [`migrate`] on a connection of the pool's.

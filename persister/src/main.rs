@@ -53,6 +53,7 @@ async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
             let store = Store::connect_lazy(&config.database)?;
             let lock_timeout = Duration::from_millis(u64::from(*lock_timeout_ms));
             let applied = store.migrate(lock_timeout, *attempts).await?;
+            store.finish_migration().await?;
             println!("{} migration(s) applied{}", applied.len(), list(&applied));
         }
     }

@@ -136,6 +136,17 @@ impl Store {
         connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
+    /// Makes indexes that are missing, and grants the roles of `deploy/postgres/roles.sql`, as far as there are any, what
+    /// they need.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer, or refuses.
+    pub async fn finish_migration(&self) -> sqlx::Result<()> {
+        let mut connection = self.connect().await?;
+        partyline_migrations::finish(&mut connection).await?;
+        connection.close().await
+    }
+
     /// The migrations that this version needs and Postgres does not have.
     ///
     /// # Errors

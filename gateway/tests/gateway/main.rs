@@ -33,6 +33,7 @@ mod reading;
 mod requests;
 mod rest;
 mod restored;
+mod roles;
 mod secure_nats;
 mod secure_postgres;
 mod socketio;
