@@ -21,7 +21,7 @@ BEGIN
            TO partyline_persister;
         GRANT INSERT (id, last_seen), UPDATE (last_seen) ON users TO partyline_persister;
         GRANT UPDATE (last_message_seq, active_at) ON conversations TO partyline_persister;
-        GRANT UPDATE (last_read_seq) ON participants TO partyline_persister;
+        GRANT UPDATE (last_read_seq, active_at) ON participants TO partyline_persister;
         GRANT INSERT, UPDATE ON messages TO partyline_persister;
         GRANT INSERT, UPDATE ON log_watermarks TO partyline_persister;
     END IF;

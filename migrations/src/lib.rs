@@ -54,12 +54,40 @@ pub async fn migrate(connection: &mut PgConnection, lock_timeout: Duration) -> R
     Ok(missing)
 }
 
-/// What follows migrations: [`grant`]. Run again, it finishes what was broken off.
+/// Makes the indexes that are made without a lock on their table, and [`grant`]s. [`migrate`] does so after migrations; run
+/// again, it finishes what was broken off.
 ///
 /// # Errors
 /// If Postgres doesn't answer, or refuses.
 pub async fn finish(connection: &mut PgConnection) -> sqlx::Result<()> {
+    // One at a time; a second one has nothing to do. Waiting for a lock would hold a snapshot, for which the index waits.
+    let is_first: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('partyline indexes'))")
+        .fetch_one(&mut *connection)
+        .await?;
+    if is_first {
+        index(connection).await?;
+        sqlx::query("SELECT pg_advisory_unlock(hashtext('partyline indexes'))").execute(&mut *connection).await?;
+    }
     grant(connection).await
+}
+
+async fn index(connection: &mut PgConnection) -> sqlx::Result<()> {
+    // Nothing waits behind it, so it may wait for as long as it takes.
+    sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+    let invalid =
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('participants_by_activity') AND NOT indisvalid";
+    if sqlx::query(invalid).fetch_optional(&mut *connection).await?.is_some() {
+        sqlx::query("DROP INDEX CONCURRENTLY participants_by_activity").execute(&mut *connection).await?;
+    }
+    sqlx::query(
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS participants_by_activity
+             ON participants (user_id, active_at, conversation_id)",
+    )
+    .execute(&mut *connection)
+    .await?;
+    // The new one serves what this one did.
+    sqlx::query("DROP INDEX CONCURRENTLY IF EXISTS participants_by_user").execute(connection).await?;
+    Ok(())
 }
 
 /// Grants the roles of `deploy/postgres/roles.sql`, as far as there are any, what they need of each table. The owner of the
