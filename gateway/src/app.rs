@@ -4,9 +4,9 @@ mod follow;
 
 use std::sync::Arc;
 
-use async_nats::Client;
+use async_nats::{Client, connection::State};
 use partyline_shared::{
-    admin::Latch,
+    admin::{Latch, Readiness},
     ids::ConversationId,
     nats,
     streams::PartitionsDiffer,
@@ -23,6 +23,38 @@ use crate::{
     members::Members, metrics, people::People, presence::Presence, relay, requests::Requests,
     room::directory::Directory, session::registry::Registry, store::Store,
 };
+
+/// Between two looks at the schema while it is not the one that is needed.
+const SCHEMA_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What a gateway must have before it is ready.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    /// Both connections to NATS stand, and what was missed without them has been looked up.
+    pub nats: Latch,
+    /// Postgres has answered once.
+    pub postgres: Latch,
+    /// The schema is the one that this version needs, or a newer one.
+    pub schema: Latch,
+    /// There are keys to check tokens with.
+    pub keys: Latch,
+    /// Down once the gateway begins to leave.
+    pub staying: Latch,
+}
+
+impl Conditions {
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let Self { nats, postgres, schema, keys, staying } = self.clone();
+        Readiness::new(vec![
+            ("nats", nats),
+            ("postgres", postgres),
+            ("schema", schema),
+            ("keys", keys),
+            ("staying", staying),
+        ])
+    }
+}
 
 /// Everything that a command may need. Nothing here outlives the process: another node can take over at any moment.
 pub struct Chat {
@@ -49,17 +81,19 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Connects, makes what is missing in NATS, and begins to listen. Waits for NATS as long as it takes.
+    /// Connects, makes what is missing in NATS, and begins to listen. Waits for NATS and for Postgres's schema as long as it
+    /// takes; `conditions` tell what for.
     ///
     /// # Errors
     /// If something is wrong that waiting won't mend.
-    pub async fn start(config: Config, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
+    pub async fn start(config: Config, conditions: &Conditions, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string()[..12].into();
         let service = Service { name: "partyline-gateway", version: env!("CARGO_PKG_VERSION"), instance: &node };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let verifier = Verifier::start(&config.auth, end.clone()).await?;
+        let verifier = Verifier::start(&config.auth, conditions.keys.clone(), end.clone()).await?;
         let store = Arc::new(Store::connect_lazy(&config.database)?);
         let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
+        wait_for_schema(&store, &client, conditions).await;
         let log = open_log(&client, &config, &node, &store, &end).await?;
         let fresh = std::time::Duration::from_secs(u64::from(config.membership_seconds));
         let members = Arc::new(Members::new(store.clone(), fresh));
@@ -100,7 +134,7 @@ impl Chat {
             inbox,
             sent,
             people,
-            nats_up: Latch::default(),
+            nats_up: conditions.nats.clone(),
             commands: TaskTracker::new(),
         });
         follow::all(&chat, link, told, to_tell, &end);
@@ -118,6 +152,38 @@ impl Chat {
             tracing::warn!(%error, "change of participants not told yet");
             Refusal::unavailable("NATS")
         })
+    }
+}
+
+/// Waits until Postgres has the schema that this version needs.
+async fn wait_for_schema(store: &Store, client: &Client, conditions: &Conditions) {
+    let mut told = Vec::new();
+    let mut is_away = false;
+    loop {
+        conditions.nats.set(client.connection_state() == State::Connected);
+        match store.missing_migrations().await {
+            Ok(missing) => {
+                conditions.postgres.set(true);
+                if missing.is_empty() {
+                    // Until the log is open.
+                    conditions.nats.set(false);
+                    return conditions.schema.set(true);
+                }
+                if told != missing {
+                    tracing::error!(
+                        ?missing,
+                        "the schema lacks migrations that this version needs: run `persister migrate` as its owner"
+                    );
+                    told = missing;
+                }
+            }
+            Err(error) if !is_away => {
+                is_away = true;
+                tracing::warn!(%error, "the schema is not read yet; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(SCHEMA_CHECK_INTERVAL).await;
     }
 }
 

@@ -262,6 +262,21 @@ impl Store {
         }
     }
 
+    /// The migrations that this version needs and Postgres does not have.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn missing_migrations(&self) -> sqlx::Result<Vec<i64>> {
+        let query = async {
+            let mut connection = self.connection().await?;
+            let mut statements = connection.statements().await?;
+            let missing = partyline_migrations::missing(&mut statements).await?;
+            statements.commit().await?;
+            Ok(missing)
+        };
+        self.answered(COMMAND_TIMEOUT, query).await
+    }
+
     /// The highest place of each partition of the log that Postgres holds.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ pub struct Config {
     /// After SIGTERM: time to write and acknowledge what is in hand, in seconds.
     #[arg(long, env = "PARTYLINE_STOP_SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub stop_seconds: u32,
+    /// Bring the schema up to date at the start, as `persister migrate` does, which is for where the database's user of
+    /// this process may not own the schema. Without it the process waits, alive and not ready, until that is done.
+    #[arg(long, env = "PARTYLINE_MIGRATE")]
+    pub migrate: bool,
     #[command(flatten)]
     pub nats: NatsSettings,
     #[command(flatten)]
@@ -49,6 +53,17 @@ pub enum Command {
         /// Running gateways and persisters take it up; afterwards set PARTYLINE_PARTITIONS to it, where it is set.
         #[arg(long, value_parser = clap::value_parser!(u16).range(2..=i64::from(MAX_PARTITIONS)))]
         grow: Option<u16>,
+    },
+    /// Brings the schema up to date, and ends. PARTYLINE_DATABASE_URL must name the owner of the schema. Run it before the
+    /// processes of a new version start; those of the version before run on. The roles partyline_gateway and
+    /// partyline_persister, if there are any, are granted what they need.
+    Migrate {
+        /// How long a statement may wait for a lock, in milliseconds: others' statements wait behind it meanwhile.
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=600_000))]
+        lock_timeout_ms: u32,
+        /// How often to try, while a lock is not free or Postgres is away: up to 5 s apart.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        attempts: u32,
     },
 }
 

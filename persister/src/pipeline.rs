@@ -1,13 +1,17 @@
 //! A partition's way into Postgres: read, write, put aside what can't be written, acknowledge.
 
-use std::{collections::HashSet, ops::Range, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::Range,
+    time::Duration,
+};
 
 use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
 use partyline_shared::ids::Seq;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    batch::{self, Entry, Rows, Target},
+    batch::{self, Entry, Rows, Target, Unreadable},
     dead_letter::{DeadLetters, Reason},
     metrics,
     pull::Pulled,
@@ -91,16 +95,29 @@ impl Pipeline {
             messages: Vec::with_capacity(placed.len()),
             spans: Spans::begin(&placed),
         };
+        let mut unknown: BTreeSet<String> = BTreeSet::new();
         for (seq, message) in placed {
             match batch::read(&message.subject, &message.payload) {
                 Ok(event) => {
                     work.entries.push(Entry { seq, event });
                     work.messages.push(message.clone());
                 }
+                // Put aside, or acknowledged, it would be missing for ever. It stays in the log, where gateways find it,
+                // and others are written meanwhile.
+                Err(Unreadable::UnknownType(kind)) => {
+                    metrics::waits_for_upgrade();
+                    respond(message, AckKind::Nak(Some(upgrade_pause(message)))).await;
+                    work.spans.end(seq, "waiting_for_upgrade");
+                    unknown.insert(kind);
+                }
                 Err(error) => {
                     self.bury(message, seq, Reason::Unreadable(error.to_string()), &mut work.spans).await;
                 }
             }
+        }
+        if !unknown.is_empty() {
+            let partition = self.partition;
+            tracing::error!(partition, types = ?unknown, "events wait in the log for a persister of a newer version");
         }
         work
     }
@@ -177,6 +194,12 @@ pub(crate) async fn respond(message: &Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         tracing::debug!(%error, "answer to JetStream not sent");
     }
+}
+
+/// How long an event waits that this version doesn't know: longer each time, up to 32 s.
+fn upgrade_pause(message: &Message) -> Duration {
+    let delivered = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(1));
+    Duration::from_secs(1 << delivered.saturating_sub(1).min(5))
 }
 
 /// How long a change waits for its message: longer each time.

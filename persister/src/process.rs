@@ -4,9 +4,11 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use async_nats::{
     Client,
+    connection::State,
     jetstream::{consumer::PullConsumer, context::ContextBuilder},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
+use partyline_migrations::LOCK_TIMEOUT;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
     nats::{self, Link, LinkEvents},
@@ -75,8 +77,9 @@ impl Persister {
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let service = Service { name: "partyline-persister", version: env!("CARGO_PKG_VERSION"), instance: &instance };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let nats_up = Latch::default();
-        let readiness = Readiness::new(vec![("nats", nats_up.clone())]);
+        let conditions = Conditions::default();
+        let nats_up = conditions.nats.clone();
+        let readiness = conditions.readiness();
         let end = CancellationToken::new();
         let mut aside = JoinSet::new();
         let serving = end.clone();
@@ -88,7 +91,7 @@ impl Persister {
         aside.spawn(tasks::essential_until("admin", admin, end.clone()));
 
         let opened = tokio::select! {
-            opened = open(&config, &nats_up, &mut aside) => opened?,
+            opened = open(&config, &conditions, &mut aside) => opened?,
             () = shutdown.cancelled() => return Ok(()),
             task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
@@ -134,13 +137,65 @@ struct Opened {
     consumers: Vec<(Queue, PullConsumer)>,
 }
 
-/// Waits for Postgres and for NATS, and makes what is missing in both.
-async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
+/// What the persister must have before it is ready.
+#[derive(Clone, Default)]
+struct Conditions {
+    nats: Latch,
+    /// Postgres has answered once.
+    postgres: Latch,
+    /// The schema is the one that this version needs, or a newer one.
+    schema: Latch,
+}
+
+impl Conditions {
+    fn readiness(&self) -> Readiness {
+        let Self { nats, postgres, schema } = self.clone();
+        Readiness::new(vec![("nats", nats), ("postgres", postgres), ("schema", schema)])
+    }
+}
+
+/// Waits until Postgres has the schema that this version needs.
+async fn wait_for_schema(store: &Store, client: &Client, conditions: &Conditions) {
+    let mut backoff = Backoff::default();
+    let mut told = Vec::new();
+    loop {
+        conditions.nats.set(client.connection_state() == State::Connected);
+        match store.missing_migrations().await {
+            Ok(missing) => {
+                conditions.postgres.set(true);
+                if missing.is_empty() {
+                    // Until the log is open.
+                    conditions.nats.set(false);
+                    return conditions.schema.set(true);
+                }
+                if told != missing {
+                    tracing::error!(
+                        ?missing,
+                        "the schema lacks migrations that this version needs: run `persister migrate` as its owner"
+                    );
+                    told = missing;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the schema is not read yet"),
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
+/// Waits for Postgres and for NATS, and makes what is missing in NATS.
+async fn open(config: &Config, conditions: &Conditions, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
     let store = Store::connect_lazy(&config.database)?;
-    store.migrate().await?;
-    metrics::postgres_up(true);
+    if config.migrate && store.is_pooled() {
+        tracing::warn!("nothing is migrated through a pooler in transaction mode: run `persister migrate` without it");
+    } else if config.migrate {
+        let applied = store.migrate(LOCK_TIMEOUT, u32::MAX).await?;
+        tracing::info!(?applied, "the schema is up to date");
+    }
     let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
     let heard = link.subscribe();
+    wait_for_schema(&store, &client, conditions).await;
+    metrics::postgres_up(true);
+    let nats_up = &conditions.nats;
     let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
     let queues = Queues { js, settings: config.nats.clone(), store };
     let mut backoff = Backoff::default();

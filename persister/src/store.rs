@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use partyline_migrations::MIGRATOR;
+use partyline_migrations::MigrateError;
 use partyline_shared::{
     ids::{Seq, UserId},
     postgres::{Database, Session},
@@ -20,7 +20,7 @@ use partyline_shared::{
     tasks,
     timestamp::Timestamp,
 };
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 pub use self::{failure::Failure, stats::Stats};
@@ -88,27 +88,29 @@ impl Store {
         &self.pool
     }
 
-    /// Brings the schema up to date, waiting for Postgres as long as it takes. Behind a pooler in transaction mode nothing
-    /// is migrated, since the migrator's lock belongs to a session: it waits for the schema.
+    /// Whether there is a pooler in transaction mode in between, through which nothing is migrated: the migrator's lock
+    /// belongs to a session.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.session.is_pooled()
+    }
+
+    /// Brings the schema up to date. Tries again while Postgres is away, and when a lock was not free within
+    /// `lock_timeout`, but not more than `attempts` times.
+    ///
+    /// # Returns
+    /// The migrations that were applied.
     ///
     /// # Errors
-    /// If it is something that waiting won't mend.
-    pub async fn migrate(&self) -> anyhow::Result<()> {
-        if self.session.is_pooled() {
-            self.wait_for_schema().await;
-            return Ok(());
-        }
+    /// If no attempt was left, or if it is something that waiting won't mend.
+    pub async fn migrate(&self, lock_timeout: Duration, attempts: u32) -> Result<Vec<i64>, MigrateError> {
         let mut backoff = Backoff::default();
+        let mut left = attempts;
         loop {
-            // A pool of its own: a migration may take longer than a batch.
-            let pool = PgPoolOptions::new()
-                .max_connections(1)
-                .connect_lazy_with(self.database.plain_options().map_err(anyhow::Error::msg)?);
-            let migrated = partyline_migrations::migrate(&pool).await;
-            pool.close().await;
-            match migrated {
-                Err(error) if failure::may_pass(&error) => {
-                    tracing::warn!(%error, "Postgres is not there yet");
+            left = left.saturating_sub(1);
+            match self.try_migrate(lock_timeout).await {
+                Err(error) if failure::may_pass(&error) && left > 0 => {
+                    tracing::warn!(%error, "not migrated yet; trying again");
                     sleep(backoff.pause()).await;
                 }
                 done => return done,
@@ -116,33 +118,49 @@ impl Store {
         }
     }
 
-    async fn wait_for_schema(&self) {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.applied_migrations().await {
-                Ok(applied) if MIGRATOR.iter().all(|wanted| applied.contains(&wanted.version)) => return,
-                Ok(_) => tracing::warn!(
-                    "the schema is older than this program, and nothing is migrated through a pooler in transaction mode: \
-                     run a persister on a direct connection once"
-                ),
-                Err(error) => tracing::warn!(%error, "Postgres is not there yet"),
-            }
-            sleep(backoff.pause()).await;
-        }
+    async fn try_migrate(&self, lock_timeout: Duration) -> Result<Vec<i64>, MigrateError> {
+        // Dropped, it frees the migrator's lock.
+        let mut connection = self.connect().await?;
+        let applied = partyline_migrations::migrate(&mut connection, lock_timeout).await?;
+        connection.close().await?;
+        Ok(applied)
     }
 
-    async fn applied_migrations(&self) -> Result<Vec<i64>, Failure> {
+    /// A connection for migrations, without the limits of a batch.
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        if self.session.is_pooled() {
+            return Err(sqlx::Error::Configuration("migrations need a direct connection: there is a pooler".into()));
+        }
+        let options = self.database.plain_options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let connected = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
+        connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Makes indexes that are missing, and grants the roles of `deploy/postgres/roles.sql`, as far as there are any, what
+    /// they need.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer, or refuses.
+    pub async fn finish_migration(&self) -> sqlx::Result<()> {
+        let mut connection = self.connect().await?;
+        partyline_migrations::finish(&mut connection).await?;
+        connection.close().await
+    }
+
+    /// The migrations that this version needs and Postgres does not have.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn missing_migrations(&self) -> Result<Vec<i64>, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let applied = timeout(PATIENCE, async {
+        let missing = timeout(PATIENCE, async {
             let mut statements = self.session.statements(&mut connection).await?;
-            let is_there: bool = sqlx::query_scalar(HAS_MIGRATIONS).fetch_one(&mut statements).await?;
-            let applied =
-                if is_there { sqlx::query_scalar(MIGRATIONS).fetch_all(&mut statements).await? } else { vec![] };
+            let answer = partyline_migrations::missing(&mut statements).await?;
             statements.commit().await?;
-            Ok(applied)
-        });
-        let applied = applied.await;
-        answer(connection, applied)
+            Ok(answer)
+        })
+        .await;
+        answer(connection, missing)
     }
 
     /// Writes a batch, all of it or nothing, and that its partition has been written up to `last`. Writing it again
@@ -243,7 +261,7 @@ async fn write(
     written.absent = changes::absent(&mut transaction, &rows.targets()).await?;
     changes::edit(&mut transaction, &rows.edits, &written.absent).await?;
     changes::delete(&mut transaction, &rows.deletions, &written.absent).await?;
-    messages::touch_conversations(&mut transaction, &rows.messages, &written).await?;
+    messages::touch_conversations(&mut transaction, &rows.messages, &rows.reads, &written).await?;
     changes::read(&mut transaction, &rows.reads).await?;
     watermark::raise(&mut transaction, partition, last).await?;
     transaction.commit().await?;
@@ -270,10 +288,6 @@ pub const MESSAGE_STATEMENTS: &[(&str, &str)] = &[
     ("edit", changes::EDIT),
     ("delete", changes::DELETE),
 ];
-
-const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
-
-const MIGRATIONS: &str = "SELECT version FROM _sqlx_migrations WHERE success";
 
 /// A place as Postgres keeps it; beyond its range is refused when an event is read.
 fn bigint(seq: Seq) -> i64 {

@@ -98,6 +98,25 @@ fn compose_is_whole() {
 #[test]
 fn compose_sets_what_the_programs_know() {
     let compose = yaml("compose.yaml");
+    // The schema's owner migrates, and nothing else runs as that; every program has a role and a NATS user of its own.
+    let users = |service: &str, setting: &str| {
+        let url = compose["services"][service]["environment"][setting].as_str().unwrap_or_default();
+        let users = url.split(',').filter_map(|url| Some(url.split_once("://")?.1.split_once(':')?.0.to_owned()));
+        users.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(texts(&compose["services"]["migrate"]["command"]), ["/usr/local/bin/persister", "migrate"]);
+    for (service, role, user) in [
+        ("migrate", "partyline_owner", None),
+        ("gateway-1", "partyline_gateway", Some("gateway")),
+        ("gateway-2", "partyline_gateway", Some("gateway")),
+        ("persister", "partyline_persister", Some("persister")),
+    ] {
+        assert_eq!(users(service, "PARTYLINE_DATABASE_URL"), BTreeSet::from([role.to_owned()]), "{service}");
+        let user: BTreeSet<_> = user.into_iter().map(str::to_owned).collect();
+        assert_eq!(users(service, "PARTYLINE_NATS_URL"), user, "{service}");
+        let awaited = &compose["services"][service]["depends_on"]["migrate"]["condition"];
+        assert!(service == "migrate" || awaited == "service_completed_successfully", "{service}");
+    }
     for (service, program) in [("gateway-1", "gateway"), ("gateway-2", "gateway"), ("persister", "persister")] {
         let service = &compose["services"][service];
         let help = Command::new(binary(program).unwrap()).arg("--help").output().unwrap();
@@ -172,7 +191,8 @@ fn nats_server_takes_its_files() {
     for file in ["single", "cluster"] {
         let checked = Command::new(&server)
             .args(["-t", "-c", &format!("deploy/nats/{file}.conf")])
-            .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_PASSWORD", "secret"), ("NATS_STORE_DIR", "/data")])
+            .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_STORE_DIR", "/data")])
+            .envs(["NATS_PASSWORD", "NATS_GATEWAY_PASSWORD", "NATS_PERSISTER_PASSWORD"].map(|name| (name, "secret")))
             .current_dir(workspace())
             .output()
             .unwrap();

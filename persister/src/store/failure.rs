@@ -1,5 +1,7 @@
 //! Why a write did not happen, and so what to do about it.
 
+use partyline_migrations::MigrateError;
+
 /// Why a write did not happen. Nothing of it did.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -37,12 +39,11 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-/// Whether waiting may mend what kept the migrations from running: Postgres is not there yet, starting, or full.
-pub(super) fn may_pass(error: &anyhow::Error) -> bool {
-    use sqlx::{Error, migrate::MigrateError};
-    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref() else {
-        return false;
-    };
+/// Whether waiting may mend what kept the migrations from running: Postgres is not there yet, starting, or full, or a lock
+/// was not free.
+pub(super) fn may_pass(error: &MigrateError) -> bool {
+    use sqlx::Error;
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
     match cause {
         // TLS: a certificate may be replaced, and a server may learn to speak it.
         Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::Protocol(_) => true,
