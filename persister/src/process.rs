@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use async_nats::{
-    Client,
-    jetstream::{consumer::PullConsumer, context::ContextBuilder},
-};
+use async_nats::{Client, jetstream::consumer::PullConsumer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
@@ -38,8 +35,6 @@ use crate::{
 
 /// How long the last acknowledgements may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long JetStream may take to answer.
-pub(crate) const NATS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A persister whose admin port is bound; it does nothing yet.
 pub struct Persister {
@@ -141,8 +136,7 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
     metrics::postgres_up(true);
     let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
     let heard = link.subscribe();
-    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
-    let queues = Queues { js, settings: config.nats.clone(), store };
+    let queues = Queues::new(client.clone(), &config.nats, store);
     let mut backoff = Backoff::default();
     let consumers = loop {
         match queues.open_all().await {
