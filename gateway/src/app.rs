@@ -4,11 +4,12 @@ mod follow;
 
 use std::sync::Arc;
 
-use async_nats::{Client, connection::State};
+use async_nats::Client;
 use partyline_shared::{
     admin::{Latch, Readiness},
     ids::ConversationId,
     nats,
+    start::{self, Servers},
     streams::PartitionsDiffer,
     subjects,
     trace::{self, Service},
@@ -24,18 +25,10 @@ use crate::{
     room::directory::Directory, session::registry::Registry, store::Store,
 };
 
-/// Between two looks at the schema while it is not the one that is needed.
-const SCHEMA_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
-
 /// What a gateway must have before it is ready.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
-    /// Both connections to NATS stand, and what was missed without them has been looked up.
-    pub nats: Latch,
-    /// Postgres has answered once.
-    pub postgres: Latch,
-    /// The schema is the one that this version needs, or a newer one.
-    pub schema: Latch,
+    pub servers: Servers,
     /// There are keys to check tokens with.
     pub keys: Latch,
     /// Down once the gateway begins to leave.
@@ -45,14 +38,10 @@ pub struct Conditions {
 impl Conditions {
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let Self { nats, postgres, schema, keys, staying } = self.clone();
-        Readiness::new(vec![
-            ("nats", nats),
-            ("postgres", postgres),
-            ("schema", schema),
-            ("keys", keys),
-            ("staying", staying),
-        ])
+        let Self { servers, keys, staying } = self.clone();
+        let mut conditions = servers.conditions();
+        conditions.extend([("keys", keys), ("staying", staying)]);
+        Readiness::new(conditions)
     }
 }
 
@@ -90,10 +79,15 @@ impl Chat {
         let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string()[..12].into();
         let service = Service { name: "partyline-gateway", version: env!("CARGO_PKG_VERSION"), instance: &node };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let verifier = Verifier::start(&config.auth, conditions.keys.clone(), end.clone()).await?;
         let store = Arc::new(Store::connect_lazy(&config.database)?);
-        let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
-        wait_for_schema(&store, &client, conditions).await;
+        let verifier = Verifier::start(&config.auth, conditions.keys.clone(), end.clone());
+        let (servers, name) = (&conditions.servers, format!("partyline-gateway-{node}"));
+        let schema = async {
+            start::wait_for_schema(servers, || store.missing_migrations()).await;
+            Ok(())
+        };
+        let connected = start::connect(&config.nats, &name, servers, schema);
+        let (verifier, (client, link)) = tokio::try_join!(verifier, connected)?;
         let log = open_log(&client, &config, &node, &store, &end).await?;
         let fresh = std::time::Duration::from_secs(u64::from(config.membership_seconds));
         let members = Arc::new(Members::new(store.clone(), fresh));
@@ -134,7 +128,7 @@ impl Chat {
             inbox,
             sent,
             people,
-            nats_up: conditions.nats.clone(),
+            nats_up: conditions.servers.nats.clone(),
             commands: TaskTracker::new(),
         });
         follow::all(&chat, link, told, to_tell, &end);
@@ -152,38 +146,6 @@ impl Chat {
             tracing::warn!(%error, "change of participants not told yet");
             Refusal::unavailable("NATS")
         })
-    }
-}
-
-/// Waits until Postgres has the schema that this version needs.
-async fn wait_for_schema(store: &Store, client: &Client, conditions: &Conditions) {
-    let mut told = Vec::new();
-    let mut is_away = false;
-    loop {
-        conditions.nats.set(client.connection_state() == State::Connected);
-        match store.missing_migrations().await {
-            Ok(missing) => {
-                conditions.postgres.set(true);
-                if missing.is_empty() {
-                    // Until the log is open.
-                    conditions.nats.set(false);
-                    return conditions.schema.set(true);
-                }
-                if told != missing {
-                    tracing::error!(
-                        ?missing,
-                        "the schema lacks migrations that this version needs: run `persister migrate` as its owner"
-                    );
-                    told = missing;
-                }
-            }
-            Err(error) if !is_away => {
-                is_away = true;
-                tracing::warn!(%error, "the schema is not read yet; trying again");
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(SCHEMA_CHECK_INTERVAL).await;
     }
 }
 

@@ -91,12 +91,8 @@ impl Store {
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| Box::pin(connection::is_alive(connection, metadata.idle_for)))
             .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
-        let store = Self { session: database.session(), ..Self::from_pool(pool.clone()) };
-        if settings.has_files() {
-            let follow = move || database.clone().follow_files(pool.clone());
-            tokio::spawn(tasks::restarting("database_files", follow));
-        }
-        Ok(store)
+        database.follow_files(&pool);
+        Ok(Self { session: database.session().clone(), ..Self::from_pool(pool) })
     }
 
     #[must_use]

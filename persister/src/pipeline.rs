@@ -1,10 +1,6 @@
 //! A partition's way into Postgres: read, write, put aside what can't be written, acknowledge.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    ops::Range,
-    time::Duration,
-};
+use std::{collections::HashSet, ops::Range, time::Duration};
 
 use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer};
 use partyline_shared::ids::Seq;
@@ -95,7 +91,7 @@ impl Pipeline {
             messages: Vec::with_capacity(placed.len()),
             spans: Spans::begin(&placed),
         };
-        let mut unknown: BTreeSet<String> = BTreeSet::new();
+        let mut unknown = 0_u32;
         for (seq, message) in placed {
             match batch::read(&message.subject, &message.payload) {
                 Ok(event) => {
@@ -104,20 +100,21 @@ impl Pipeline {
                 }
                 // Put aside, or acknowledged, it would be missing for ever. It stays in the log, where gateways find it,
                 // and others are written meanwhile.
-                Err(Unreadable::UnknownType(kind)) => {
+                Err(Unreadable::UnknownType(_)) => {
                     metrics::waits_for_upgrade();
                     respond(message, AckKind::Nak(Some(upgrade_pause(message)))).await;
                     work.spans.end(seq, "waiting_for_upgrade");
-                    unknown.insert(kind);
+                    unknown += 1;
                 }
                 Err(error) => {
                     self.bury(message, seq, Reason::Unreadable(error.to_string()), &mut work.spans).await;
                 }
             }
         }
-        if !unknown.is_empty() {
+        if unknown > 0 {
+            // Their types are not logged: they are an event's text, which may be anything.
             let partition = self.partition;
-            tracing::error!(partition, types = ?unknown, "events wait in the log for a persister of a newer version");
+            tracing::error!(partition, unknown, "events wait in the log for a persister of a newer version");
         }
         work
     }

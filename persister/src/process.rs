@@ -2,16 +2,13 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use async_nats::{
-    Client,
-    connection::State,
-    jetstream::{consumer::PullConsumer, context::ContextBuilder},
-};
+use async_nats::{Client, jetstream::consumer::PullConsumer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_migrations::LOCK_TIMEOUT;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
-    nats::{self, Link, LinkEvents},
+    nats::{Link, LinkEvents},
+    start::{self, Servers},
     streams::PartitionsDiffer,
     subjects, tasks,
     trace::{self, Service},
@@ -40,8 +37,6 @@ use crate::{
 
 /// How long the last acknowledgements may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long JetStream may take to answer.
-pub(crate) const NATS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A persister whose admin port is bound; it does nothing yet.
 pub struct Persister {
@@ -77,9 +72,9 @@ impl Persister {
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let service = Service { name: "partyline-persister", version: env!("CARGO_PKG_VERSION"), instance: &instance };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let conditions = Conditions::default();
-        let nats_up = conditions.nats.clone();
-        let readiness = conditions.readiness();
+        let servers = Servers::default();
+        let nats_up = servers.nats.clone();
+        let readiness = Readiness::new(servers.conditions());
         let end = CancellationToken::new();
         let mut aside = JoinSet::new();
         let serving = end.clone();
@@ -91,7 +86,7 @@ impl Persister {
         aside.spawn(tasks::essential_until("admin", admin, end.clone()));
 
         let opened = tokio::select! {
-            opened = open(&config, &conditions, &mut aside) => opened?,
+            opened = open(&config, &servers, &mut aside) => opened?,
             () = shutdown.cancelled() => return Ok(()),
             task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
@@ -137,67 +132,14 @@ struct Opened {
     consumers: Vec<(Queue, PullConsumer)>,
 }
 
-/// What the persister must have before it is ready.
-#[derive(Clone, Default)]
-struct Conditions {
-    nats: Latch,
-    /// Postgres has answered once.
-    postgres: Latch,
-    /// The schema is the one that this version needs, or a newer one.
-    schema: Latch,
-}
-
-impl Conditions {
-    fn readiness(&self) -> Readiness {
-        let Self { nats, postgres, schema } = self.clone();
-        Readiness::new(vec![("nats", nats), ("postgres", postgres), ("schema", schema)])
-    }
-}
-
-/// Waits until Postgres has the schema that this version needs.
-async fn wait_for_schema(store: &Store, client: &Client, conditions: &Conditions) {
-    let mut backoff = Backoff::default();
-    let mut told = Vec::new();
-    loop {
-        conditions.nats.set(client.connection_state() == State::Connected);
-        match store.missing_migrations().await {
-            Ok(missing) => {
-                conditions.postgres.set(true);
-                if missing.is_empty() {
-                    // Until the log is open.
-                    conditions.nats.set(false);
-                    return conditions.schema.set(true);
-                }
-                if told != missing {
-                    tracing::error!(
-                        ?missing,
-                        "the schema lacks migrations that this version needs: run `persister migrate` as its owner"
-                    );
-                    told = missing;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the schema is not read yet"),
-        }
-        sleep(backoff.pause()).await;
-    }
-}
-
 /// Waits for Postgres and for NATS, and makes what is missing in NATS.
-async fn open(config: &Config, conditions: &Conditions, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
+async fn open(config: &Config, servers: &Servers, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
     let store = Store::connect_lazy(&config.database)?;
-    if config.migrate && store.is_pooled() {
-        tracing::warn!("nothing is migrated through a pooler in transaction mode: run `persister migrate` without it");
-    } else if config.migrate {
-        let applied = store.migrate(LOCK_TIMEOUT, u32::MAX).await?;
-        tracing::info!(?applied, "the schema is up to date");
-    }
-    let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
+    let schema = prepare_schema(config, &store, servers);
+    let (client, link) = Box::pin(start::connect(&config.nats, "partyline-persister", servers, schema)).await?;
+    let nats_up = &servers.nats;
     let heard = link.subscribe();
-    wait_for_schema(&store, &client, conditions).await;
-    metrics::postgres_up(true);
-    let nats_up = &conditions.nats;
-    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
-    let queues = Queues { js, settings: config.nats.clone(), store };
+    let queues = Queues::new(client.clone(), &config.nats, store);
     let mut backoff = Backoff::default();
     let consumers = loop {
         match queues.open_all().await {
@@ -213,6 +155,19 @@ async fn open(config: &Config, conditions: &Conditions, aside: &mut JoinSet<()>)
     metrics::nats_connected(true);
     aside.spawn(tasks::essential("follow_link", follow_link(heard, nats_up.clone())));
     Ok(Opened { client, link, queues, consumers })
+}
+
+/// Migrates, if it is asked to, and waits until the schema is the one that this version needs.
+async fn prepare_schema(config: &Config, store: &Store, servers: &Servers) -> anyhow::Result<()> {
+    if config.migrate && store.is_pooled() {
+        tracing::warn!("nothing is migrated through a pooler in transaction mode: run `persister migrate` without it");
+    } else if config.migrate {
+        let applied = store.migrate(LOCK_TIMEOUT, u32::MAX).await?;
+        tracing::info!(?applied, "the schema is up to date");
+    }
+    start::wait_for_schema(servers, || store.missing_migrations()).await;
+    metrics::postgres_up(true);
+    Ok(())
 }
 
 /// Starts what watches over the servers; partitions that are found later come out of what it returns.

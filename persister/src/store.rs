@@ -15,9 +15,8 @@ use std::{
 use partyline_migrations::MigrateError;
 use partyline_shared::{
     ids::{Seq, UserId},
-    postgres::{Database, Session},
+    postgres::{Database, Session, Statements},
     settings::DatabaseSettings,
-    tasks,
     timestamp::Timestamp,
 };
 use sqlx::{Connection, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
@@ -59,7 +58,6 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    session: Session,
     database: Database,
 }
 
@@ -75,12 +73,8 @@ impl Store {
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
-        if settings.has_files() {
-            let (followed, pool) = (database.clone(), pool.clone());
-            let follow = move || followed.clone().follow_files(pool.clone());
-            tokio::spawn(tasks::restarting("database_files", follow));
-        }
-        Ok(Self { pool, session: database.session(), database })
+        database.follow_files(&pool);
+        Ok(Self { pool, database })
     }
 
     #[must_use]
@@ -92,7 +86,7 @@ impl Store {
     /// belongs to a session.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
-        self.session.is_pooled()
+        self.database.session().is_pooled()
     }
 
     /// Brings the schema up to date. Tries again while Postgres is away, and when a lock was not free within
@@ -128,7 +122,7 @@ impl Store {
 
     /// A connection for migrations, without the limits of a batch.
     async fn connect(&self) -> sqlx::Result<PgConnection> {
-        if self.session.is_pooled() {
+        if self.database.session().is_pooled() {
             return Err(sqlx::Error::Configuration("migrations need a direct connection: there is a pooler".into()));
         }
         let options = self.database.plain_options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
@@ -152,15 +146,20 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn missing_migrations(&self) -> Result<Vec<i64>, Failure> {
+        self.run(async |statements| partyline_migrations::missing(statements).await).await
+    }
+
+    /// Runs statements that need no transaction of their own.
+    async fn run<T>(&self, run: impl AsyncFnOnce(&mut Statements<'_>) -> sqlx::Result<T>) -> Result<T, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let missing = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = partyline_migrations::missing(&mut statements).await?;
+        let answered = timeout(PATIENCE, async {
+            let mut statements = self.database.session().statements(&mut connection).await?;
+            let answer = run(&mut statements).await?;
             statements.commit().await?;
             Ok(answer)
         })
         .await;
-        answer(connection, missing)
+        answer(connection, answered)
     }
 
     /// Writes a batch, all of it or nothing, and that its partition has been written up to `last`. Writing it again
@@ -170,7 +169,7 @@ impl Store {
     /// [`Failure`].
     pub async fn write(&self, rows: &Rows<'_>, partition: u16, last: Seq) -> Result<Written, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, write(&self.session, &mut connection, rows, partition, last)).await;
+        let written = timeout(PATIENCE, write(self.database.session(), &mut connection, rows, partition, last)).await;
         answer(connection, written)
     }
 
@@ -179,15 +178,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn absent(&self, targets: &[Target]) -> Result<HashSet<Target>, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let absent = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = changes::absent(&mut statements, targets).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, absent)
+        self.run(async |statements| changes::absent(statements, targets).await).await
     }
 
     /// Notes when people were last seen; it never moves back.
@@ -195,14 +186,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn write_seen(&self, seen: &BTreeMap<UserId, Timestamp>) -> Result<(), Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            seen::write(&mut statements, seen).await?;
-            statements.commit().await
-        })
-        .await;
-        answer(connection, written)
+        self.run(async |statements| seen::write(statements, seen).await).await
     }
 
     /// The highest place of each partition of the log that Postgres holds.
@@ -210,15 +194,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn watermarks(&self) -> Result<BTreeMap<u16, Seq>, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let watermarks = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = watermark::read(&mut statements).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, watermarks)
+        self.run(async |statements| watermark::read(statements).await).await
     }
 
     /// What Postgres tells of this database.
@@ -226,15 +202,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn stats(&self) -> Result<Stats, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let stats = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = stats::read(&mut statements).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, stats)
+        self.run(async |statements| stats::read(statements).await).await
     }
 
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.
@@ -243,7 +211,7 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn highest_seq(&self) -> sqlx::Result<Seq> {
         let mut connection = self.pool.acquire().await?;
-        let mut transaction = self.session.transaction(&mut connection).await?;
+        let mut transaction = self.database.session().transaction(&mut connection).await?;
         messages::highest_seq(&mut transaction).await
     }
 }

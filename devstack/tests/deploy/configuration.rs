@@ -1,6 +1,11 @@
 //! The files of `deploy/`: each is what its program takes, and they agree with each other and with the programs.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use devstack::{paths::Paths, services::nats, testing::binary};
 use serde_json::Value;
@@ -198,6 +203,34 @@ fn nats_server_takes_its_files() {
             .unwrap();
         assert!(checked.status.success(), "{file}: {}", String::from_utf8_lossy(&checked.stderr));
     }
+}
+
+/// `-t` reads a file; only a start compares an account's limit with the server's.
+#[test]
+fn nats_server_starts_by_itself_on_its_file() {
+    let paths = Paths::new(None).unwrap();
+    let server = nats::find(&paths.tools, &|line| println!("{line}")).unwrap();
+    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("single-nats-{}", std::process::id()));
+    let mut running = Command::new(&server)
+        .args(["-c", "deploy/nats/single.conf", "-a", "127.0.0.1", "-p", "-1", "-m", "-1"])
+        .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_PASSWORD", "secret")])
+        .env("NATS_STORE_DIR", &store)
+        .current_dir(workspace())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The lines end with the process, if it does not start.
+    let mut lines = Vec::new();
+    for line in BufReader::new(running.stderr.take().unwrap()).lines() {
+        lines.push(line.unwrap());
+        if lines.last().unwrap().contains("Server is ready") {
+            break;
+        }
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    assert!(lines.last().is_some_and(|line| line.contains("Server is ready")), "{lines:#?}");
 }
 
 #[test]

@@ -137,10 +137,10 @@ async fn every_program_works_with_its_own_role_and_user_and_can_do_no_more() {
     // The owner leaves: another becomes owner.
     let left = world.delete(&gateways[0], "ann", &format!("{people}ann/")).await;
     assert_eq!(left.status, 204, "{left:?}");
+    world.direct(&gateways[1], ["bob", "eve"]).await;
     // A new name.
     let renamed = world.env.jwt("bob", "Robert", UserType::Vendor).unwrap();
     Person::come(&gateways[0], &renamed).await.leave().await;
-    world.direct(&gateways[1], ["bob", "eve"]).await;
     ann.leave().await;
     bob.leave().await;
     until("everything to be written", async || {
