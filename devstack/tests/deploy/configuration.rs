@@ -213,7 +213,8 @@ fn nats_server_starts_by_itself_on_its_file() {
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("single-nats-{}", std::process::id()));
     let mut running = Command::new(&server)
         .args(["-c", "deploy/nats/single.conf", "-a", "127.0.0.1", "-p", "-1", "-m", "-1"])
-        .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_PASSWORD", "secret")])
+        .env("NATS_SERVER_NAME", "nats-1")
+        .envs(["NATS_PASSWORD", "NATS_GATEWAY_PASSWORD", "NATS_PERSISTER_PASSWORD"].map(|name| (name, "secret")))
         .env("NATS_STORE_DIR", &store)
         .current_dir(workspace())
         .stderr(Stdio::piped())

@@ -58,7 +58,8 @@ impl Nats {
     }
 
     async fn client(&self, user: &str) -> async_nats::Client {
-        ConnectOptions::new().connect(self.url(user)).await.unwrap()
+        let options = ConnectOptions::with_user_and_password(user.to_owned(), format!("secret-{user}"));
+        options.connect(self.url(user)).await.unwrap()
     }
 }
 
