@@ -36,7 +36,7 @@ async fn exists(connection: &mut PgConnection, name: &str) -> anyhow::Result<boo
 /// Brings a database's schema up to date.
 pub(crate) async fn migrate(url: &str) -> anyhow::Result<()> {
     let pool = PgPoolOptions::new().max_connections(1).connect(url).await.context("connecting for migrations")?;
-    let migrated = partyline_migrations::migrate(&pool).await.context("migrations");
+    let migrated = partyline_migrations::migrate_pool(&pool).await.context("migrations");
     pool.close().await;
     migrated
 }

@@ -10,7 +10,7 @@ async fn a_test_has_a_migrated_database_of_its_own() {
     assert_ne!(first.database_url(), second.database_url());
     for env in [&first, &second] {
         let pool = env.pool().await.unwrap();
-        partyline_migrations::migrate(&pool).await.unwrap();
+        partyline_migrations::migrate_pool(&pool).await.unwrap();
         pool.close().await;
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use partyline_shared::{
-    admin::Latch,
+    admin::{Latch, Readiness},
     ids::ConversationId,
     nats,
+    start::{self, Servers},
     streams::PartitionsDiffer,
     subjects,
     trace::{self, Service},
@@ -23,6 +24,26 @@ use crate::{
     members::Members, metrics, people::People, presence::Presence, relay, requests::Requests,
     room::directory::Directory, session::registry::Registry, store::Store,
 };
+
+/// What a gateway must have before it is ready.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    pub servers: Servers,
+    /// There are keys to check tokens with.
+    pub keys: Latch,
+    /// Down once the gateway begins to leave.
+    pub staying: Latch,
+}
+
+impl Conditions {
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let Self { servers, keys, staying } = self.clone();
+        let mut conditions = servers.conditions();
+        conditions.extend([("keys", keys), ("staying", staying)]);
+        Readiness::new(conditions)
+    }
+}
 
 /// Everything that a command may need. Nothing here outlives the process: another node can take over at any moment.
 pub struct Chat {
@@ -49,17 +70,24 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Connects, makes what is missing in NATS, and begins to listen. Waits for NATS as long as it takes.
+    /// Connects, makes what is missing in NATS, and begins to listen. Waits for NATS and for Postgres's schema as long as it
+    /// takes; `conditions` tell what for.
     ///
     /// # Errors
     /// If something is wrong that waiting won't mend.
-    pub async fn start(config: Config, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
+    pub async fn start(config: Config, conditions: &Conditions, end: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let node: Arc<str> = uuid::Uuid::new_v4().simple().to_string()[..12].into();
         let service = Service { name: "partyline-gateway", version: env!("CARGO_PKG_VERSION"), instance: &node };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let verifier = Verifier::start(&config.auth, end.clone()).await?;
         let store = Arc::new(Store::connect_lazy(&config.database)?);
-        let (client, link) = nats::connect(&config.nats, &format!("partyline-gateway-{node}")).await?;
+        let verifier = Verifier::start(&config.auth, conditions.keys.clone(), end.clone());
+        let (servers, name) = (&conditions.servers, format!("partyline-gateway-{node}"));
+        let schema = async {
+            start::wait_for_schema(servers, || store.missing_migrations()).await;
+            Ok(())
+        };
+        let connected = start::connect(&config.nats, &name, servers, schema);
+        let (verifier, (client, link)) = tokio::try_join!(verifier, connected)?;
         let log = open_log(&client, &config, &node, &store, &end).await?;
         let fresh = std::time::Duration::from_secs(u64::from(config.membership_seconds));
         let members = Arc::new(Members::new(store.clone(), fresh));
@@ -100,7 +128,7 @@ impl Chat {
             inbox,
             sent,
             people,
-            nats_up: Latch::default(),
+            nats_up: conditions.servers.nats.clone(),
             commands: TaskTracker::new(),
         });
         follow::all(&chat, link, told, to_tell, &end);

@@ -44,8 +44,6 @@ pub struct Verifier {
     leeway: i64,
     keys: Arc<ArcSwap<KeySet>>,
     refresher: Option<Arc<Refresher>>,
-    /// Up once there are keys.
-    has_keys: Latch,
 }
 
 /// Why a token was not taken.
@@ -70,11 +68,15 @@ fn invalid(message: &str) -> Refusal {
 
 impl Verifier {
     /// Loads the keys and keeps them fresh until `shutdown`. Without keys, because the identity provider is down and none
-    /// are kept, it goes on trying; [`Self::has_keys`] tells.
+    /// are kept, it goes on trying; `has_keys` is up once there are keys to check tokens with.
     ///
     /// # Errors
     /// If the settings are wrong.
-    pub async fn start(settings: &AuthSettings, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
+    pub async fn start(
+        settings: &AuthSettings,
+        has_keys: Latch,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
         let algorithm = settings.jwt_algorithm.algorithm();
         let mut validation = Validation::new(algorithm);
         // Times are checked with the other claims: the library calls a time that it can't hold a missing one.
@@ -94,7 +96,7 @@ impl Verifier {
         }
         validation.set_required_spec_claims(&required);
 
-        let (keys, has_keys) = (Arc::<ArcSwap<KeySet>>::default(), Latch::default());
+        let keys = Arc::<ArcSwap<KeySet>>::default();
         let refresher = match Source::new(settings)? {
             None => {
                 let secrets = settings.secrets().map_err(anyhow::Error::msg)?;
@@ -118,18 +120,12 @@ impl Verifier {
                 let every = Duration::from_secs(u64::from(settings.jwks_refresh_seconds));
                 let is_file = settings.jwks_file.is_some() || settings.jwt_secret_file.is_some();
                 let every = if is_file { every.min(FILE_GLANCE) } else { every };
-                Some(Refresher::start(source, keys.clone(), kept, every, has_keys.clone(), shutdown).await)
+                Some(Refresher::start(source, keys.clone(), kept, every, has_keys, shutdown).await)
             }
         };
         let leeway = i64::from(settings.jwt_leeway_seconds);
         let user_claim = settings.jwt_user_claim.clone();
-        Ok(Arc::new(Self { validation, user_claim, leeway, keys, refresher, has_keys }))
-    }
-
-    /// Up once there are keys to check tokens with.
-    #[must_use]
-    pub fn has_keys(&self) -> Latch {
-        self.has_keys.clone()
+        Ok(Arc::new(Self { validation, user_claim, leeway, keys, refresher }))
     }
 
     /// Checks a token; waits for new keys if the token's is unknown, so that a rotation refuses nobody.

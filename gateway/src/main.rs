@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<ExitCode> {
             () = shutdown.cancelled() => return Ok(ExitCode::SUCCESS),
             task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
-        tracing::info!(http = %bound.http_addr()?, admin = %bound.admin_addr()?, "listening");
+        tracing::info!(http = %bound.http_addr()?, admin = %bound.admin_addr(), "listening");
         bound.serve(shutdown).await.map(|()| ExitCode::SUCCESS)
     })
 }

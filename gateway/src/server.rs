@@ -1,5 +1,7 @@
 //! The life of a gateway: it listens, serves, and leaves politely.
 
+mod starting;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -13,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partyline_shared::{
-    admin::{self, Latch, Readiness},
+    admin::{self, Readiness},
     trace,
     wire::CloseCode,
 };
@@ -27,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::Chat,
+    app::{Chat, Conditions},
     config::Config,
     http::{
         self,
@@ -50,8 +52,7 @@ const SPREAD_MILLIS: u64 = 3_000;
 pub struct Gateway {
     pub chat: Arc<Chat>,
     pub readiness: Readiness,
-    /// Down once the gateway begins to leave.
-    staying: Latch,
+    conditions: Conditions,
     draining: AtomicBool,
     pub socketio: Sessions,
     /// Tasks of sockets and sessions; the process waits for them at its end.
@@ -62,8 +63,8 @@ pub struct Gateway {
 pub struct Bound {
     gateway: Arc<Gateway>,
     http: TcpListener,
-    admin: TcpListener,
-    metrics: PrometheusHandle,
+    admin_addr: SocketAddr,
+    admin: JoinHandle<()>,
     /// Ends the background tasks, after the drain.
     end: CancellationToken,
 }
@@ -75,31 +76,41 @@ impl Gateway {
     }
 }
 
-/// Connects to everything and binds both ports.
+/// Binds both ports and connects to everything. Meanwhile both ports answer `/livez` and `/readyz`, and the admin port
+/// `/metrics`.
 ///
 /// # Errors
 /// If something is wrong that waiting won't mend: a port that is taken, keys that can't be read.
 pub async fn bind(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Bound> {
     let http = listen(config.http_addr)?;
     let admin = listen(config.admin_addr)?;
+    let admin_addr = admin.local_addr()?;
+    let conditions = Conditions::default();
+    conditions.staying.set(true);
+    let readiness = conditions.readiness();
     let end = CancellationToken::new();
-    let chat = Box::pin(Chat::start(config, end.clone())).await?;
-    let staying = Latch::default();
-    staying.set(true);
-    let readiness = Readiness::new(vec![
-        ("nats", chat.nats_up.clone()),
-        ("keys", chat.verifier.has_keys()),
-        ("staying", staying.clone()),
-    ]);
+    let end_unless_bound = end.clone().drop_guard();
+    let serving = admin::serve(admin, readiness.clone(), metrics, end.clone());
+    let serving = async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the admin port broke");
+        }
+    };
+    let admin = tokio::spawn(tasks::essential_until("admin", serving, end.clone()));
+    let chat = tokio::select! {
+        chat = Box::pin(Chat::start(config, &conditions, end.clone())) => chat?,
+        never = starting::serve(&http, &readiness) => match never {},
+    };
     let gateway = Arc::new(Gateway {
         chat,
         readiness,
-        staying,
+        conditions,
         draining: AtomicBool::new(false),
         socketio: Sessions::default(),
         connections: TaskTracker::new(),
     });
-    Ok(Bound { gateway, http, admin, metrics, end })
+    end_unless_bound.disarm();
+    Ok(Bound { gateway, http, admin_addr, admin, end })
 }
 
 fn listen(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -116,10 +127,9 @@ impl Bound {
         self.http.local_addr()
     }
 
-    /// # Errors
-    /// If the socket is gone.
-    pub fn admin_addr(&self) -> std::io::Result<SocketAddr> {
-        self.admin.local_addr()
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
     }
 
     #[must_use]
@@ -132,14 +142,7 @@ impl Bound {
     /// # Errors
     /// If a task ends that the process can't do without.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { gateway, http, admin, metrics, end } = self;
-        let admin = admin::serve(admin, gateway.readiness.clone(), metrics, end.clone());
-        let admin = async move {
-            if let Err(error) = admin.await {
-                tracing::error!(%error, "the admin port broke");
-            }
-        };
-        let admin = tokio::spawn(tasks::essential_until("admin", admin, end.clone()));
+        let Self { gateway, http, admin, end, .. } = self;
         let (chat, sessions) = (gateway.chat.clone(), gateway.clone());
         let sweepers = [
             tokio::spawn(tasks::restarting("sweep", move || sweep::run(chat.clone()))),
@@ -193,7 +196,7 @@ async fn drain(gateway: &Gateway, broken: bool) {
     let config = &gateway.chat.config;
     let seconds = |setting: u32| Duration::from_secs(if broken { 0 } else { setting.into() });
     let (notice, time) = (seconds(config.drain_notice_seconds), seconds(config.drain_seconds));
-    gateway.staying.set(false);
+    gateway.conditions.staying.set(false);
     metrics::draining(notice + time + LAST_REQUESTS * 2);
     tokio::time::sleep(notice).await;
     gateway.draining.store(true, Ordering::Release);

@@ -91,12 +91,8 @@ impl Store {
             .test_before_acquire(false)
             .before_acquire(|connection, metadata| Box::pin(connection::is_alive(connection, metadata.idle_for)))
             .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
-        let store = Self { session: database.session(), ..Self::from_pool(pool.clone()) };
-        if settings.has_files() {
-            let follow = move || database.clone().follow_files(pool.clone());
-            tokio::spawn(tasks::restarting("database_files", follow));
-        }
-        Ok(store)
+        database.follow_files(&pool);
+        Ok(Self { session: database.session().clone(), ..Self::from_pool(pool) })
     }
 
     #[must_use]
@@ -260,6 +256,21 @@ impl Store {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         }
+    }
+
+    /// The migrations that this version needs and Postgres does not have.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn missing_migrations(&self) -> sqlx::Result<Vec<i64>> {
+        let query = async {
+            let mut connection = self.connection().await?;
+            let mut statements = connection.statements().await?;
+            let missing = partyline_migrations::missing(&mut statements).await?;
+            statements.commit().await?;
+            Ok(missing)
+        };
+        self.answered(COMMAND_TIMEOUT, query).await
     }
 
     /// The highest place of each partition of the log that Postgres holds.

@@ -2,8 +2,8 @@
 -- lagged was promoted. It then reads the log again from `settled` on.
 ALTER TABLE log_watermarks
     -- Everything up to here was in Postgres, or a dead letter, when the row was written.
-    ADD COLUMN settled bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS settled bigint NOT NULL DEFAULT 0,
     -- How often the partition has been read again: what a process knew of `settled` before is not true afterwards.
-    ADD COLUMN rewinds bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS rewinds bigint NOT NULL DEFAULT 0,
     -- Cluster, database and timeline that the row was written in.
-    ADD COLUMN history text NOT NULL DEFAULT '';
+    ADD COLUMN IF NOT EXISTS history text NOT NULL DEFAULT '';

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use partyline_shared::{
-    event::{Event, Message, MessageDeleted, MessageEdited},
+    event::{Event, EventError, Message, MessageDeleted, MessageEdited},
     ids::{ConversationId, MessageId, Seq, UserId},
     subjects,
 };
@@ -16,15 +16,27 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// Why an event of the log can't be read. A newer version's event is among these, so nothing unreadable may be lost.
+/// Why an event of the log can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
+    /// A newer version's event: it waits for a persister of that version.
+    #[error("unknown event type {0:?}")]
+    UnknownType(String),
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     #[error("its subject names another conversation, or none")]
     Subject,
     #[error("a seq is beyond what Postgres holds")]
     Range,
+}
+
+impl From<EventError> for Unreadable {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::UnknownType(kind) => Self::UnknownType(kind),
+            EventError::Json(error) => Self::Json(error),
+        }
+    }
 }
 
 /// Reads what the log stores under a subject.

@@ -37,6 +37,10 @@ pub struct Config {
     /// After SIGTERM: time to write and acknowledge what is in hand, in seconds.
     #[arg(long, env = "PARTYLINE_STOP_SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=300))]
     pub stop_seconds: u32,
+    /// Bring the schema up to date at the start, as `persister migrate` does, which is for where the database's user of
+    /// this process may not own the schema. Without it the process waits, alive and not ready, until that is done.
+    #[arg(long, env = "PARTYLINE_MIGRATE")]
+    pub migrate: bool,
     #[command(flatten)]
     pub nats: NatsSettings,
     #[command(flatten)]
@@ -63,6 +67,17 @@ pub enum Command {
     /// Has the running persisters read the log again. What is in Postgres already stays as it is; what is in the log and not
     /// in Postgres comes back, also what somebody deleted there by hand.
     Replay(Replay),
+    /// Brings the schema up to date, and ends. PARTYLINE_DATABASE_URL must name the owner of the schema. Run it before the
+    /// processes of a new version start; those of the version before run on. The roles partyline_gateway and
+    /// partyline_persister, if there are any, are granted what they need.
+    Migrate {
+        /// How long a statement may wait for a lock, in milliseconds: others' statements wait behind it meanwhile.
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=600_000))]
+        lock_timeout_ms: u32,
+        /// How often to try, while a lock is not free or Postgres is away: up to 5 s apart.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        attempts: u32,
+    },
 }
 
 /// What to do with dead letters.

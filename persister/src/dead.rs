@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     batch::{self, Entry, Rows},
     config::{Config, DeadAction, Filter},
-    process::NATS_PATIENCE,
+    queue::NATS_TIMEOUT,
     store::Store,
 };
 
@@ -54,7 +54,7 @@ pub struct Done {
 /// If NATS or Postgres does not answer; if there is no letter to show.
 pub async fn run(config: &Config, action: &DeadAction) -> anyhow::Result<Done> {
     let (client, _) = nats::connect(&config.nats, "partyline-dead-letters").await?;
-    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client);
+    let js = ContextBuilder::new().timeout(NATS_TIMEOUT).build(client);
     let stream = streams::ensure_dead_letters(&js, &config.nats).await?;
     let mut done = Done::default();
     match action {
@@ -116,7 +116,7 @@ async fn letters(stream: &Stream, filter: &Filter, headers_only: bool) -> anyhow
     let mut left = usize::try_from(consumer.cached_info().num_pending)?;
     let mut letters = Vec::new();
     while left > 0 {
-        let mut page = consumer.batch().max_messages(left.min(PAGE)).expires(NATS_PATIENCE).messages().await?;
+        let mut page = consumer.batch().max_messages(left.min(PAGE)).expires(NATS_TIMEOUT).messages().await?;
         let mut read = 0;
         while let Some(message) = page.try_next().await.map_err(|error| anyhow::anyhow!(error))? {
             read += 1;

@@ -14,7 +14,7 @@ use crate::{metrics, retry::Refused};
 /// Why an event can't be written.
 #[derive(Debug)]
 pub enum Reason {
-    /// Not an event that this version knows.
+    /// Not an event: malformed, or under a subject that isn't its own.
     Unreadable(String),
     /// Postgres refuses the row.
     Refused(Refused),

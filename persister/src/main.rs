@@ -1,12 +1,13 @@
 //! The life of a persister process: settings, logs and metrics, the admin port, persisting, a clean end.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use partyline_persister::{
     config::{Command, Config, DEFAULT_ADMIN_ADDR},
     dead, metrics, partitions,
     process::Persister,
     rewind,
+    store::Store,
 };
 use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry, tls};
 
@@ -33,6 +34,13 @@ fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
+fn list(versions: &[i64]) -> String {
+    if versions.is_empty() {
+        return String::new();
+    }
+    format!(": {}", versions.iter().map(i64::to_string).collect::<Vec<_>>().join(", "))
+}
+
 async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Partitions { grow } => {
@@ -56,6 +64,13 @@ async fn run_command(config: &Config, command: &Command) -> anyhow::Result<()> {
                     None => println!("partition {partition}: nothing to read again"),
                 }
             }
+        }
+        Command::Migrate { lock_timeout_ms, attempts } => {
+            let store = Store::connect_lazy(&config.database)?;
+            let lock_timeout = Duration::from_millis(u64::from(*lock_timeout_ms));
+            let applied = store.migrate(lock_timeout, *attempts).await?;
+            store.finish_migration().await?;
+            println!("{} migration(s) applied{}", applied.len(), list(&applied));
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ const ROWS: &str = "partyline_persister_rows_total";
 const DUPLICATES: &str = "partyline_persister_duplicates_total";
 const REDELIVERED: &str = "partyline_persister_redelivered_total";
 const WAITING: &str = "partyline_persister_waiting_for_target_total";
+const WAITING_UPGRADE: &str = "partyline_persister_waiting_for_upgrade_total";
 const RETRIES: &str = "partyline_persister_retries_total";
 const DEAD: &str = "partyline_persister_dead_letters_total";
 const BRAKE: &str = "partyline_persister_brake_applied";
@@ -75,6 +76,10 @@ pub fn describe() {
     describe_counter!(DUPLICATES, "Messages not written because their sender had stored one with the same client_id");
     describe_counter!(REDELIVERED, "Events that JetStream delivered again");
     describe_counter!(WAITING, "Edits and deletions put back because their message was still under way to Postgres");
+    describe_counter!(
+        WAITING_UPGRADE,
+        "Deliveries of events of types that this version does not know: each stays in the log until a newer version takes it"
+    );
     describe_counter!(RETRIES, "Transactions repeated, by reason (conflict, postgres_away)");
     describe_counter!(
         DEAD,
@@ -101,7 +106,7 @@ pub fn describe() {
     for outcome in Outcome::ALL {
         counter!(SPANS, "outcome" => outcome.as_str()).absolute(0);
     }
-    for name in [DUPLICATES, REDELIVERED, WAITING, REOPENED, REWOUND, LOST, LOG_BEHIND] {
+    for name in [DUPLICATES, REDELIVERED, WAITING, WAITING_UPGRADE, REOPENED, REWOUND, LOST, LOG_BEHIND] {
         counter!(name).absolute(0);
     }
 }
@@ -256,6 +261,11 @@ pub fn seen_rows(count: usize) {
 /// A change waits for its message.
 pub fn waits_for_target() {
     counter!(WAITING).increment(1);
+}
+
+/// An event of a newer version stays in the log.
+pub fn waits_for_upgrade() {
+    counter!(WAITING_UPGRADE).increment(1);
 }
 
 /// A transaction is repeated.

@@ -16,7 +16,6 @@ use tokio::{
 use crate::{
     config::Config,
     metrics,
-    process::NATS_PATIENCE,
     queue::{Queue, Queues},
     store::Store,
 };
@@ -66,10 +65,8 @@ async fn look(
 /// # Errors
 /// If the log has as many already, or if NATS or Postgres does not answer.
 pub async fn grow(config: &Config, to: u16) -> anyhow::Result<Layout> {
-    let store = Store::connect_lazy(&config.database)?;
-    let (client, _) = nats::connect(&config.nats, "partyline-partitions").await?;
-    let js = async_nats::jetstream::context::ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
-    let floor = || async { Ok(store.highest_seq().await?) };
+    let queues = connect(config).await?;
+    let client = queues.js.client();
     let announce = async || {
         // Gateways look at the streams again.
         if let Err(error) = nats::try_publish(&client, subjects::LOG_RESTARTED, "".into()) {
@@ -77,7 +74,7 @@ pub async fn grow(config: &Config, to: u16) -> anyhow::Result<Layout> {
         }
         sleep(LEAD).await;
     };
-    let layout = streams::grow_log(&js, &config.nats, to, floor, announce).await?;
+    let layout = streams::grow_log(&queues.js, &queues.settings, to, || queues.floor(), announce).await?;
     let _ = nats::try_publish(&client, subjects::LOG_RESTARTED, "".into());
     client.flush().await?;
     Ok(layout)
@@ -88,9 +85,11 @@ pub async fn grow(config: &Config, to: u16) -> anyhow::Result<Layout> {
 /// # Errors
 /// If NATS or Postgres does not answer.
 pub async fn show(config: &Config) -> anyhow::Result<Layout> {
+    Ok(connect(config).await?.ensure_log().await?.layout)
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Queues> {
     let store = Store::connect_lazy(&config.database)?;
     let (client, _) = nats::connect(&config.nats, "partyline-partitions").await?;
-    let js = async_nats::jetstream::context::ContextBuilder::new().timeout(NATS_PATIENCE).build(client);
-    let floor = || async { Ok(store.highest_seq().await?) };
-    Ok(streams::ensure_log(&js, &config.nats, floor).await?.layout)
+    Ok(Queues::new(client, &config.nats, store))
 }

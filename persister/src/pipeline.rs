@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    batch::{self, Entry, Rows, Target},
+    batch::{self, Entry, Rows, Target, Unreadable},
     brake::{self, Brake},
     dead_letter::{DeadLetters, Reason},
     metrics,
@@ -152,16 +152,30 @@ impl Pipeline {
             messages: Vec::with_capacity(placed.len()),
             spans: Spans::begin(&placed),
         };
+        let mut unknown = 0_u32;
         for (seq, message) in placed {
             match batch::read(&message.subject, &message.payload) {
                 Ok(event) => {
                     work.entries.push(Entry { seq, event });
                     work.messages.push(message.clone());
                 }
+                // Put aside, or acknowledged, it would be missing for ever. It stays in the log, where gateways find it,
+                // and others are written meanwhile.
+                Err(Unreadable::UnknownType(_)) => {
+                    metrics::waits_for_upgrade();
+                    respond(message, AckKind::Nak(Some(upgrade_pause(message)))).await;
+                    work.spans.end(seq, "waiting_for_upgrade");
+                    unknown += 1;
+                }
                 Err(error) => {
                     self.bury(message, seq, Reason::Unreadable(error.to_string()), &mut work.spans).await;
                 }
             }
+        }
+        if unknown > 0 {
+            // Their types are not logged: they are an event's text, which may be anything.
+            let partition = self.partition;
+            tracing::error!(partition, unknown, "events wait in the log for a persister of a newer version");
         }
         work
     }
@@ -294,6 +308,12 @@ pub(crate) async fn respond(message: &Message, kind: AckKind) {
     if let Err(error) = message.ack_with(kind).await {
         tracing::debug!(%error, "answer to JetStream not sent");
     }
+}
+
+/// How long an event waits that this version doesn't know: longer each time, up to 32 s.
+fn upgrade_pause(message: &Message) -> Duration {
+    let delivered = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(1));
+    Duration::from_secs(1 << delivered.saturating_sub(1).min(5))
 }
 
 /// How long a change waits for its message: longer each time.

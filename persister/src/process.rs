@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use async_nats::{
-    Client,
-    jetstream::{consumer::PullConsumer, context::ContextBuilder},
-};
+use async_nats::{Client, jetstream::consumer::PullConsumer};
 use metrics_exporter_prometheus::PrometheusHandle;
+use partyline_migrations::LOCK_TIMEOUT;
 use partyline_shared::{
     admin::{self, Latch, Readiness},
-    nats::{self, Link, LinkEvents},
+    nats::{Link, LinkEvents},
+    start::{self, Servers},
     streams::PartitionsDiffer,
     tasks,
     trace::{self, Service},
@@ -39,8 +38,6 @@ use crate::{
 
 /// How long the last acknowledgements may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long JetStream may take to answer.
-pub(crate) const NATS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A persister whose admin port is bound; it does nothing yet.
 pub struct Persister {
@@ -76,8 +73,9 @@ impl Persister {
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let service = Service { name: "partyline-persister", version: env!("CARGO_PKG_VERSION"), instance: &instance };
         trace::start(&config.telemetry, service, metrics::spans)?;
-        let nats_up = Latch::default();
-        let readiness = Readiness::new(vec![("nats", nats_up.clone())]);
+        let servers = Servers::default();
+        let nats_up = servers.nats.clone();
+        let readiness = Readiness::new(servers.conditions());
         let end = CancellationToken::new();
         let mut aside = JoinSet::new();
         let serving = end.clone();
@@ -89,7 +87,7 @@ impl Persister {
         aside.spawn(tasks::essential_until("admin", admin, end.clone()));
 
         let opened = tokio::select! {
-            opened = open(&config, &nats_up, &mut aside) => opened?,
+            opened = open(&config, &servers, &mut aside) => opened?,
             () = shutdown.cancelled() => return Ok(()),
             task = tasks::failed() => return Err(tasks::Failed(task).into()),
         };
@@ -135,16 +133,14 @@ struct Opened {
     consumers: Vec<(Queue, PullConsumer)>,
 }
 
-/// Waits for Postgres and for NATS, and makes what is missing in both.
-async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
+/// Waits for Postgres and for NATS, and makes what is missing in NATS.
+async fn open(config: &Config, servers: &Servers, aside: &mut JoinSet<()>) -> anyhow::Result<Opened> {
     let store = Store::connect_lazy(&config.database)?;
-    store.check_encoding().await?;
-    store.migrate().await?;
-    metrics::postgres_up(true);
-    let (client, link) = nats::connect(&config.nats, "partyline-persister").await?;
+    let schema = prepare_schema(config, &store, servers);
+    let (client, link) = Box::pin(start::connect(&config.nats, "partyline-persister", servers, schema)).await?;
+    let nats_up = &servers.nats;
     let heard = link.subscribe();
-    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client.clone());
-    let queues = Queues { js, settings: config.nats.clone(), store };
+    let queues = Queues::new(client.clone(), &config.nats, store);
     let mut backoff = Backoff::default();
     let consumers = loop {
         match queues.open_all().await {
@@ -160,6 +156,21 @@ async fn open(config: &Config, nats_up: &Latch, aside: &mut JoinSet<()>) -> anyh
     metrics::nats_connected(true);
     aside.spawn(tasks::essential("follow_link", follow_link(heard, nats_up.clone())));
     Ok(Opened { client, link, queues, consumers })
+}
+
+/// Checks the database, migrates it, if it is asked to, and waits until the schema is the one that this version needs.
+async fn prepare_schema(config: &Config, store: &Store, servers: &Servers) -> anyhow::Result<()> {
+    store.check_encoding().await?;
+    servers.postgres.set(true);
+    if config.migrate && store.is_pooled() {
+        tracing::warn!("nothing is migrated through a pooler in transaction mode: run `persister migrate` without it");
+    } else if config.migrate {
+        let applied = store.migrate(LOCK_TIMEOUT, u32::MAX).await?;
+        tracing::info!(?applied, "the schema is up to date");
+    }
+    start::wait_for_schema(servers, || store.missing_migrations()).await;
+    metrics::postgres_up(true);
+    Ok(())
 }
 
 /// Starts what watches over the servers; partitions that are found later come out of what it returns.

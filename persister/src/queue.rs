@@ -1,9 +1,17 @@
 //! What is pulled from: a partition of the log, or the last-seen notes.
 
-use async_nats::jetstream::{Context, consumer::PullConsumer};
+use std::time::Duration;
+
+use async_nats::{
+    Client,
+    jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
+};
 use partyline_shared::{settings::NatsSettings, streams, subjects};
 
 use crate::{metrics, store::Store};
+
+/// How long JetStream may take to answer.
+pub const NATS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A durable consumer that all persisters share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +40,11 @@ pub struct Queues {
 }
 
 impl Queues {
+    #[must_use]
+    pub fn new(client: Client, settings: &NatsSettings, store: Store) -> Self {
+        Self { js: ContextBuilder::new().timeout(NATS_TIMEOUT).build(client), settings: settings.clone(), store }
+    }
+
     /// Makes or finds everything that the persister needs.
     ///
     /// # Errors
@@ -82,8 +95,19 @@ impl Queues {
         streams::ensure_persister(&log.stream).await
     }
 
-    async fn ensure_log(&self) -> anyhow::Result<streams::LogStreams> {
-        let floor = || async { Ok(self.store.highest_seq().await?) };
-        streams::ensure_log(&self.js, &self.settings, floor).await
+    /// Makes or finds the streams of the log.
+    ///
+    /// # Errors
+    /// As [`Queues::open_all`].
+    pub async fn ensure_log(&self) -> anyhow::Result<streams::LogStreams> {
+        streams::ensure_log(&self.js, &self.settings, || self.floor()).await
+    }
+
+    /// Returns the highest `seq` that Postgres holds, above which a new stream of the log begins.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer.
+    pub async fn floor(&self) -> anyhow::Result<u64> {
+        Ok(self.store.highest_seq().await?)
     }
 }

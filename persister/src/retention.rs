@@ -12,7 +12,7 @@ use partyline_shared::{ids::Seq, streams, subjects, timestamp::Timestamp};
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::{process::NATS_PATIENCE, queue::Queues};
+use crate::queue::{NATS_TIMEOUT, Queues};
 
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ pub(crate) async fn first_since(queues: &Queues, partition: u16, since: OffsetDa
         "start_time": Timestamp::from(since), "next_by_subj": subjects::log_all(partition), "batch": 1,
     });
     let asked = queues.js.client().request(subjects::direct_get(partition), request.to_string().into()).await;
-    let answer = timeout(NATS_PATIENCE, async { asked }).await??;
+    let answer = timeout(NATS_TIMEOUT, async { asked }).await??;
     if answer.status.is_some_and(|status| [204, 404].contains(&status.as_u16())) {
         return Ok(None);
     }

@@ -4,10 +4,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    consumer::Info,
-    context::{ConsumerInfoErrorKind, ContextBuilder},
-};
+use async_nats::jetstream::{consumer::Info, context::ConsumerInfoErrorKind};
 use partyline_shared::{ids::Seq, nats, streams, subjects};
 use time::OffsetDateTime;
 use tokio::{
@@ -18,7 +15,6 @@ use tokio::{
 use crate::{
     config::{Config, Replay},
     metrics,
-    process::NATS_PATIENCE,
     queue::Queues,
     retention,
     store::{Known, Store, Watermark},
@@ -162,8 +158,7 @@ pub async fn rewind(queues: &Queues, partition: u16, asked: Option<Seq>) -> anyh
 pub async fn replay(config: &Config, replay: &Replay) -> anyhow::Result<Vec<(u16, Option<Seq>)>> {
     let store = Store::connect_lazy(&config.database)?;
     let (client, _) = nats::connect(&config.nats, "partyline-replay").await?;
-    let js = ContextBuilder::new().timeout(NATS_PATIENCE).build(client);
-    let queues = Queues { js, settings: config.nats.clone(), store };
+    let queues = Queues::new(client, &config.nats, store);
     let mut begun = Vec::new();
     for partition in streams::log_partitions(&queues.js).await? {
         if replay.partition.is_some_and(|asked| asked != partition) {

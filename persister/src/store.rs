@@ -13,15 +13,14 @@ use std::{
     time::Duration,
 };
 
-use partyline_migrations::MIGRATOR;
+use partyline_migrations::MigrateError;
 use partyline_shared::{
     ids::{Seq, UserId},
-    postgres::{Database, Session, Statements},
+    postgres::{Database, Statements},
     settings::DatabaseSettings,
-    tasks,
     timestamp::Timestamp,
 };
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
 use tokio::{
     sync::OnceCell,
     time::{error::Elapsed, sleep, timeout},
@@ -67,7 +66,6 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    session: Session,
     database: Database,
     /// Whether Postgres tells its history.
     history: Arc<OnceCell<bool>>,
@@ -85,12 +83,8 @@ impl Store {
             .max_connections(settings.database_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(database.options().map_err(anyhow::Error::msg)?);
-        if settings.has_files() {
-            let (followed, pool) = (database.clone(), pool.clone());
-            let follow = move || followed.clone().follow_files(pool.clone());
-            tokio::spawn(tasks::restarting("database_files", follow));
-        }
-        Ok(Self { pool, session: database.session(), database, history: Arc::default() })
+        database.follow_files(&pool);
+        Ok(Self { pool, database, history: Arc::default() })
     }
 
     #[must_use]
@@ -121,38 +115,32 @@ impl Store {
     }
 
     async fn encoding(&self) -> Result<String, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let encoding = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let encoding = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut statements).await?;
-            statements.commit().await?;
-            Ok(encoding)
-        })
-        .await;
-        answer(connection, encoding)
+        self.run(async |statements| sqlx::query_scalar("SHOW server_encoding").fetch_one(statements).await).await
     }
 
-    /// Brings the schema up to date, waiting for Postgres as long as it takes. Behind a pooler in transaction mode nothing
-    /// is migrated, since the migrator's lock belongs to a session: it waits for the schema.
+    /// Whether there is a pooler in transaction mode in between, through which nothing is migrated: the migrator's lock
+    /// belongs to a session.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.database.session().is_pooled()
+    }
+
+    /// Brings the schema up to date. Tries again while Postgres is away, and when a lock was not free within
+    /// `lock_timeout`, but not more than `attempts` times.
+    ///
+    /// # Returns
+    /// The migrations that were applied.
     ///
     /// # Errors
-    /// If it is something that waiting won't mend.
-    pub async fn migrate(&self) -> anyhow::Result<()> {
-        if self.session.is_pooled() {
-            self.wait_for_schema().await;
-            return Ok(());
-        }
+    /// If no attempt was left, or if it is something that waiting won't mend.
+    pub async fn migrate(&self, lock_timeout: Duration, attempts: u32) -> Result<Vec<i64>, MigrateError> {
         let mut backoff = Backoff::default();
+        let mut left = attempts;
         loop {
-            // A pool of its own: a migration may take longer than a batch.
-            let pool = PgPoolOptions::new()
-                .max_connections(1)
-                .connect_lazy_with(self.database.plain_options().map_err(anyhow::Error::msg)?);
-            let migrated = partyline_migrations::migrate(&pool).await;
-            pool.close().await;
-            match migrated {
-                Err(error) if failure::may_pass(&error) => {
-                    tracing::warn!(%error, "Postgres is not there yet");
+            left = left.saturating_sub(1);
+            match self.try_migrate(lock_timeout).await {
+                Err(error) if failure::may_pass(&error) && left > 0 => {
+                    tracing::warn!(%error, "not migrated yet; trying again");
                     sleep(backoff.pause()).await;
                 }
                 done => return done,
@@ -160,33 +148,54 @@ impl Store {
         }
     }
 
-    async fn wait_for_schema(&self) {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.applied_migrations().await {
-                Ok(applied) if MIGRATOR.iter().all(|wanted| applied.contains(&wanted.version)) => return,
-                Ok(_) => tracing::warn!(
-                    "the schema is older than this program, and nothing is migrated through a pooler in transaction mode: \
-                     run a persister on a direct connection once"
-                ),
-                Err(error) => tracing::warn!(%error, "Postgres is not there yet"),
-            }
-            sleep(backoff.pause()).await;
-        }
+    async fn try_migrate(&self, lock_timeout: Duration) -> Result<Vec<i64>, MigrateError> {
+        // Dropped, it frees the migrator's lock.
+        let mut connection = self.connect().await?;
+        let applied = partyline_migrations::migrate(&mut connection, lock_timeout).await?;
+        connection.close().await?;
+        Ok(applied)
     }
 
-    async fn applied_migrations(&self) -> Result<Vec<i64>, Failure> {
+    /// A connection for migrations, without the limits of a batch.
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        if self.database.session().is_pooled() {
+            return Err(sqlx::Error::Configuration("migrations need a direct connection: there is a pooler".into()));
+        }
+        let options = self.database.plain_options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let connected = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
+        connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Makes indexes that are missing, and grants the roles of `deploy/postgres/roles.sql`, as far as there are any, what
+    /// they need.
+    ///
+    /// # Errors
+    /// If Postgres doesn't answer, or refuses.
+    pub async fn finish_migration(&self) -> sqlx::Result<()> {
+        let mut connection = self.connect().await?;
+        partyline_migrations::finish(&mut connection).await?;
+        connection.close().await
+    }
+
+    /// The migrations that this version needs and Postgres does not have.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn missing_migrations(&self) -> Result<Vec<i64>, Failure> {
+        self.run(async |statements| partyline_migrations::missing(statements).await).await
+    }
+
+    /// Runs statements that need no transaction of their own.
+    async fn run<T>(&self, run: impl AsyncFnOnce(&mut Statements<'_>) -> sqlx::Result<T>) -> Result<T, Failure> {
         let mut connection = self.pool.acquire().await?;
-        let applied = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let is_there: bool = sqlx::query_scalar(HAS_MIGRATIONS).fetch_one(&mut statements).await?;
-            let applied =
-                if is_there { sqlx::query_scalar(MIGRATIONS).fetch_all(&mut statements).await? } else { vec![] };
+        let answered = timeout(PATIENCE, async {
+            let mut statements = self.database.session().statements(&mut connection).await?;
+            let answer = run(&mut statements).await?;
             statements.commit().await?;
-            Ok(applied)
-        });
-        let applied = applied.await;
-        answer(connection, applied)
+            Ok(answer)
+        })
+        .await;
+        answer(connection, answered)
     }
 
     /// Writes a batch, all of it or nothing, and that its partition has been written up to `last`. Writing it again
@@ -198,7 +207,7 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         let written = timeout(PATIENCE, async {
             let has_history = self.has_history(&mut connection).await?;
-            let mut transaction = self.session.transaction(&mut connection).await?;
+            let mut transaction = self.database.session().transaction(&mut connection).await?;
             let written = write(&mut transaction, rows).await?;
             let before = watermark::raise(&mut transaction, has_history, partition, last, known).await?;
             if before.is_behind(known) {
@@ -218,7 +227,7 @@ impl Store {
     pub async fn write_late(&self, rows: &Rows<'_>) -> Result<Written, Failure> {
         let mut connection = self.pool.acquire().await?;
         let written = timeout(PATIENCE, async {
-            let mut transaction = self.session.transaction(&mut connection).await?;
+            let mut transaction = self.database.session().transaction(&mut connection).await?;
             let written = write(&mut transaction, rows).await?;
             transaction.commit().await?;
             Ok(written)
@@ -243,7 +252,7 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         let found = timeout(PATIENCE, async {
             let has_history = self.has_history(&mut connection).await?;
-            let mut statements = self.session.statements(&mut connection).await?;
+            let mut statements = self.database.session().statements(&mut connection).await?;
             let found = watermark::find(&mut statements, has_history, partition).await?;
             statements.commit().await?;
             Ok(found)
@@ -264,7 +273,7 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         let changed = timeout(PATIENCE, async {
             let has_history = self.has_history(&mut connection).await?;
-            let mut transaction = self.session.transaction(&mut connection).await?;
+            let mut transaction = self.database.session().transaction(&mut connection).await?;
             let found = watermark::lock(&mut transaction, has_history, partition).await?;
             if let Some(renewed) = change(found).await? {
                 watermark::renew(&mut transaction, has_history, partition, renewed).await?;
@@ -280,7 +289,7 @@ impl Store {
 
     async fn has_history(&self, connection: &mut PgConnection) -> sqlx::Result<bool> {
         let ask = async || {
-            let mut statements = self.session.statements(connection).await?;
+            let mut statements = self.database.session().statements(connection).await?;
             let has_history = watermark::has_history(&mut statements).await?;
             if has_history {
                 statements.commit().await?;
@@ -295,15 +304,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn absent(&self, targets: &[Target]) -> Result<HashSet<Target>, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let absent = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = changes::absent(&mut statements, targets).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, absent)
+        self.run(async |statements| changes::absent(statements, targets).await).await
     }
 
     /// Notes when people were last seen; it never moves back.
@@ -311,14 +312,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn write_seen(&self, seen: &BTreeMap<UserId, Timestamp>) -> Result<(), Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let written = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            seen::write(&mut statements, seen).await?;
-            statements.commit().await
-        })
-        .await;
-        answer(connection, written)
+        self.run(async |statements| seen::write(statements, seen).await).await
     }
 
     /// The highest place of each partition of the log that Postgres holds.
@@ -326,15 +320,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn watermarks(&self) -> Result<BTreeMap<u16, Seq>, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let watermarks = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = watermark::read(&mut statements).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, watermarks)
+        self.run(async |statements| watermark::read(statements).await).await
     }
 
     /// What Postgres tells of this database.
@@ -342,15 +328,7 @@ impl Store {
     /// # Errors
     /// [`Failure`].
     pub async fn stats(&self) -> Result<Stats, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let stats = timeout(PATIENCE, async {
-            let mut statements = self.session.statements(&mut connection).await?;
-            let answer = stats::read(&mut statements).await?;
-            statements.commit().await?;
-            Ok(answer)
-        })
-        .await;
-        answer(connection, stats)
+        self.run(async |statements| stats::read(statements).await).await
     }
 
     /// The highest place in any log that Postgres knows of. Asked only if a log must be begun again.
@@ -359,7 +337,7 @@ impl Store {
     /// If Postgres doesn't answer.
     pub async fn highest_seq(&self) -> sqlx::Result<Seq> {
         let mut connection = self.pool.acquire().await?;
-        let mut transaction = self.session.transaction(&mut connection).await?;
+        let mut transaction = self.database.session().transaction(&mut connection).await?;
         messages::highest_seq(&mut transaction).await
     }
 }
@@ -370,7 +348,7 @@ async fn write(transaction: &mut Statements<'_>, rows: &Rows<'_>) -> sqlx::Resul
     written.absent = changes::absent(transaction, &rows.targets()).await?;
     changes::edit(transaction, &rows.edits, &written.absent).await?;
     changes::delete(transaction, &rows.deletions, &written.absent).await?;
-    messages::touch_conversations(transaction, &rows.messages, &written).await?;
+    messages::touch_conversations(transaction, &rows.messages, &rows.reads, &written).await?;
     changes::read(transaction, &rows.reads).await?;
     Ok(written)
 }
@@ -395,10 +373,6 @@ pub const MESSAGE_STATEMENTS: &[(&str, &str)] = &[
     ("edit", changes::EDIT),
     ("delete", changes::DELETE),
 ];
-
-const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
-
-const MIGRATIONS: &str = "SELECT version FROM _sqlx_migrations WHERE success";
 
 /// A place as Postgres keeps it; beyond its range is refused when an event is read.
 fn bigint(seq: Seq) -> i64 {

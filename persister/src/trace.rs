@@ -37,14 +37,15 @@ impl Spans {
         Self(spans.collect())
     }
 
-    /// Ends an event's span; `outcome` is `written`, `waiting_for_target`, or a dead letter's reason.
+    /// Ends an event's span; `outcome` is `written`, `waiting_for_target`,
+    /// `waiting_for_upgrade`, or a dead letter's reason.
     pub(crate) fn end(&mut self, seq: Seq, outcome: &'static str) {
         if self.0.is_empty() {
             return;
         }
         let Some(mut span) = self.0.remove(&seq) else { return };
         span.set_attribute(KeyValue::new("partyline.outcome", outcome));
-        if !matches!(outcome, "written" | "waiting_for_target") {
+        if !matches!(outcome, "written" | "waiting_for_target" | "waiting_for_upgrade") {
             span.set_attribute(KeyValue::new("error.type", outcome));
             span.set_status(Status::error(""));
         }

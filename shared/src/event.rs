@@ -162,12 +162,22 @@ pub enum Event {
     ParticipantRemoved(ParticipantRemoved),
 }
 
+/// Why an event can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// An event of a newer version, in all likelihood.
+    #[error("unknown event type {0:?}")]
+    UnknownType(String),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 impl Event {
     /// Reads what the log stores.
     ///
     /// # Errors
-    /// If it is no event that this version knows.
-    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+    /// [`EventError`].
+    pub fn from_json(json: &[u8]) -> Result<Self, EventError> {
         // Not derived: serde buffers internally tagged enums, which a raw `metadata` doesn't survive.
         #[derive(Deserialize)]
         struct Tag<'a> {
@@ -182,7 +192,7 @@ impl Event {
             "read" => Self::Read(serde_json::from_slice(json)?),
             "participant_added" => Self::ParticipantAdded(serde_json::from_slice(json)?),
             "participant_removed" => Self::ParticipantRemoved(serde_json::from_slice(json)?),
-            other => return Err(serde::de::Error::custom(format!("unknown event type {other:?}"))),
+            other => return Err(EventError::UnknownType(other.to_owned())),
         })
     }
 

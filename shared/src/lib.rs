@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod secret;
 pub mod settings;
 pub mod shutdown;
+pub mod start;
 pub mod streams;
 pub mod subjects;
 pub mod task_metrics;

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     settings::{DatabaseSettings, Pooler},
-    tls,
+    tasks, tls,
 };
 
 /// How often the files of the URL and the password are looked at.
@@ -45,8 +45,8 @@ impl Database {
 
     /// How statements run on connections with [`Self::options`].
     #[must_use]
-    pub fn session(&self) -> Session {
-        self.session.clone()
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Reads the files of the settings and returns how to connect.
@@ -91,8 +91,16 @@ impl Database {
         }
     }
 
-    /// Keeps the pool's way to connect as the files say, which may be replaced at any time. Connections that stand stay.
-    pub async fn follow_files(self, pool: PgPool) {
+    /// Keeps the pool's way to connect as the files say, if the settings name files, which may be replaced at any time.
+    /// Connections that stand stay.
+    pub fn follow_files(&self, pool: &PgPool) {
+        if self.settings.has_files() {
+            let (database, pool) = (self.clone(), pool.clone());
+            tokio::spawn(tasks::restarting("database_files", move || database.clone().reread_files(pool.clone())));
+        }
+    }
+
+    async fn reread_files(self, pool: PgPool) {
         let files = [&self.settings.database_url_file, &self.settings.database_password_file];
         let read = || files.map(|path| path.as_ref().and_then(|path: &PathBuf| std::fs::read(path).ok()));
         let mut known = read();

@@ -85,6 +85,11 @@ impl Layout {
         Self { numbers: vec![partitions] }
     }
 
+    /// The layout in a stream's metadata. Streams of older versions have none.
+    fn recorded(config: &Config) -> Option<Self> {
+        Self::parse(config.metadata.get(PARTITIONS_KEY)?)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let numbers: Vec<u16> = text.split(',').map(|it| it.parse().ok()).collect::<Option<_>>()?;
         let grows = numbers[0] > 0 && numbers.is_sorted_by(|one, next| one < next);
@@ -233,8 +238,7 @@ where
     let mut recorded: Option<Layout> = None;
     for partition in &found {
         let stream = js.get_stream(subjects::log_stream(*partition)).await?;
-        let metadata = &stream.cached_info().config.metadata;
-        let layout = metadata.get(PARTITIONS_KEY).and_then(|text| Layout::parse(text));
+        let layout = Layout::recorded(&stream.cached_info().config);
         // A growth that was broken off halfway is finished.
         recorded = recorded.into_iter().chain(layout).max_by_key(Layout::partitions);
     }
@@ -339,9 +343,8 @@ async fn update_log(
 ) -> anyhow::Result<Stream> {
     let old = &found.cached_info().config;
     let wanted = log_config(settings, partition, 1, String::new(), layout);
-    let recorded = old.metadata.get(PARTITIONS_KEY).and_then(|text| Layout::parse(text));
     // Never back to a smaller one.
-    let has_layout = recorded.is_some_and(|recorded| recorded.partitions() >= layout.partitions());
+    let has_layout = Layout::recorded(old).is_some_and(|recorded| recorded.partitions() >= layout.partitions());
     let replicas = old.num_replicas.max(wanted.num_replicas);
     let max_bytes = limit(old.max_bytes, wanted.max_bytes, found.cached_info().state.bytes);
     let same = old.max_age.is_zero()

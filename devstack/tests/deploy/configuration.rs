@@ -1,6 +1,11 @@
 //! The files of `deploy/`: each is what its program takes, and they agree with each other and with the programs.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use devstack::{paths::Paths, services::nats, testing::binary};
 use serde_json::Value;
@@ -98,6 +103,25 @@ fn compose_is_whole() {
 #[test]
 fn compose_sets_what_the_programs_know() {
     let compose = yaml("compose.yaml");
+    // The schema's owner migrates, and nothing else runs as that; every program has a role and a NATS user of its own.
+    let users = |service: &str, setting: &str| {
+        let url = compose["services"][service]["environment"][setting].as_str().unwrap_or_default();
+        let users = url.split(',').filter_map(|url| Some(url.split_once("://")?.1.split_once(':')?.0.to_owned()));
+        users.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(texts(&compose["services"]["migrate"]["command"]), ["/usr/local/bin/persister", "migrate"]);
+    for (service, role, user) in [
+        ("migrate", "partyline_owner", None),
+        ("gateway-1", "partyline_gateway", Some("gateway")),
+        ("gateway-2", "partyline_gateway", Some("gateway")),
+        ("persister", "partyline_persister", Some("persister")),
+    ] {
+        assert_eq!(users(service, "PARTYLINE_DATABASE_URL"), BTreeSet::from([role.to_owned()]), "{service}");
+        let user: BTreeSet<_> = user.into_iter().map(str::to_owned).collect();
+        assert_eq!(users(service, "PARTYLINE_NATS_URL"), user, "{service}");
+        let awaited = &compose["services"][service]["depends_on"]["migrate"]["condition"];
+        assert!(service == "migrate" || awaited == "service_completed_successfully", "{service}");
+    }
     for (service, program) in [("gateway-1", "gateway"), ("gateway-2", "gateway"), ("persister", "persister")] {
         let service = &compose["services"][service];
         let help = Command::new(binary(program).unwrap()).arg("--help").output().unwrap();
@@ -172,12 +196,42 @@ fn nats_server_takes_its_files() {
     for file in ["single", "cluster"] {
         let checked = Command::new(&server)
             .args(["-t", "-c", &format!("deploy/nats/{file}.conf")])
-            .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_PASSWORD", "secret"), ("NATS_STORE_DIR", "/data")])
+            .envs([("NATS_SERVER_NAME", "nats-1"), ("NATS_STORE_DIR", "/data")])
+            .envs(["NATS_PASSWORD", "NATS_GATEWAY_PASSWORD", "NATS_PERSISTER_PASSWORD"].map(|name| (name, "secret")))
             .current_dir(workspace())
             .output()
             .unwrap();
         assert!(checked.status.success(), "{file}: {}", String::from_utf8_lossy(&checked.stderr));
     }
+}
+
+/// `-t` reads a file; only a start compares an account's limit with the server's.
+#[test]
+fn nats_server_starts_by_itself_on_its_file() {
+    let paths = Paths::new(None).unwrap();
+    let server = nats::find(&paths.tools, &|line| println!("{line}")).unwrap();
+    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("single-nats-{}", std::process::id()));
+    let mut running = Command::new(&server)
+        .args(["-c", "deploy/nats/single.conf", "-a", "127.0.0.1", "-p", "-1", "-m", "-1"])
+        .env("NATS_SERVER_NAME", "nats-1")
+        .envs(["NATS_PASSWORD", "NATS_GATEWAY_PASSWORD", "NATS_PERSISTER_PASSWORD"].map(|name| (name, "secret")))
+        .env("NATS_STORE_DIR", &store)
+        .current_dir(workspace())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The lines end with the process, if it does not start.
+    let mut lines = Vec::new();
+    for line in BufReader::new(running.stderr.take().unwrap()).lines() {
+        lines.push(line.unwrap());
+        if lines.last().unwrap().contains("Server is ready") {
+            break;
+        }
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    assert!(lines.last().is_some_and(|line| line.contains("Server is ready")), "{lines:#?}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Server {
 
 /// Three NATS servers on `deploy/nats/cluster.conf`, with other addresses.
 pub(crate) struct NatsCluster {
-    pub(crate) url: String,
+    ports: Vec<u16>,
     monitors: Vec<String>,
     servers: Vec<Server>,
 }
@@ -58,14 +58,22 @@ impl NatsCluster {
                 .args(["--cluster", &format!("nats://127.0.0.1:{}", routes[number]), "--routes", &all_routes])
                 .env("NATS_SERVER_NAME", &name)
                 .env("NATS_PASSWORD", "secret")
+                .env("NATS_GATEWAY_PASSWORD", "secret")
+                .env("NATS_PERSISTER_PASSWORD", "secret")
                 .env("NATS_STORE_DIR", env.dir().join(&name));
             Server::start(&name, env, spec)
         };
         Self {
-            url: urls(&clients, "nats://partyline:secret@").join(","),
+            ports: clients.clone(),
             monitors: urls(&monitors, "http://"),
             servers: (0..NATS_SERVERS).map(server).collect(),
         }
+    }
+
+    /// Where clients connect, as this user.
+    pub(crate) fn url(&self, user: &str) -> String {
+        let urls = self.ports.iter().map(|port| format!("nats://{user}:secret@127.0.0.1:{port}"));
+        urls.collect::<Vec<_>>().join(",")
     }
 
     pub(crate) async fn ready(&self) {
@@ -132,12 +140,12 @@ impl Stack {
     pub(crate) async fn start(env: &TestEnv, settings: &[(&str, &str)]) -> Option<Self> {
         let haproxy = debian::program("haproxy", "haproxy")?;
         let nats = NatsCluster::start(env);
-        let here = |launch: Launch| {
-            let launch = launch.env("PARTYLINE_NATS_URL", &nats.url).env("PARTYLINE_NATS_REPLICAS", "3");
+        let here = |launch: Launch, user: &str| {
+            let launch = launch.env("PARTYLINE_NATS_URL", nats.url(user)).env("PARTYLINE_NATS_REPLICAS", "3");
             settings.iter().fold(launch, |launch, (name, value)| launch.env(name, value))
         };
-        let [one, two] = [env.gateway().unwrap(), env.gateway().unwrap()].map(here);
-        let persister = here(env.persister().unwrap());
+        let [one, two] = [env.gateway().unwrap(), env.gateway().unwrap()].map(|launch| here(launch, "gateway"));
+        let persister = here(env.persister().unwrap(), "persister");
         nats.ready().await;
         let (one, two, persister) = tokio::join!(one.start(), two.start(), persister.start());
         let gateways = [one.unwrap(), two.unwrap()];

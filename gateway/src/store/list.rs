@@ -233,10 +233,13 @@ macro_rules! listed {
 }
 
 pub(super) const CONVERSATIONS: &str = listed!(
-    "SELECT c.*, me.last_read_seq, true AS takes_part
-       FROM participants me JOIN conversations c ON c.id = me.conversation_id
-      WHERE me.user_id = $1 AND ($3::timestamptz IS NULL OR (c.active_at, c.id) < ($3, $4::uuid))
-      ORDER BY c.active_at DESC, c.id DESC LIMIT $5"
+    "SELECT c.id, c.kind, c.title, c.created_at, me.active_at, me.last_read_seq, true AS takes_part
+       FROM (SELECT * FROM participants
+              WHERE user_id = $1
+                AND (active_at, conversation_id) < (COALESCE($3::timestamptz, 'infinity'),
+                                                    COALESCE($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+              ORDER BY active_at DESC, conversation_id DESC LIMIT $5) me
+      CROSS JOIN LATERAL (SELECT * FROM conversations WHERE id = me.conversation_id LIMIT 1) c"
 );
 
 const IDS: &str = "SELECT conversation_id FROM participants WHERE user_id = $1";

@@ -7,24 +7,12 @@ use async_nats::jetstream;
 use devstack::testing::{Cluster, Launch, TestEnv};
 use futures_util::TryStreamExt;
 use partyline_shared::subjects;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     person::{Follower, Person},
     support::{World, message, messages_of, seq, until},
 };
-
-/// Asks again until it is done, as clients do in an outage.
-async fn insist(person: &mut Person, frame: &Value) -> Value {
-    let mut reply = Value::Null;
-    until("an acknowledgement", async || {
-        reply = person.ask(frame.clone()).await;
-        assert!(reply["type"] == "ack" || reply["code"] == "unavailable", "{reply}");
-        reply["type"] == "ack"
-    })
-    .await;
-    reply
-}
 
 /// Takes what came, up to `last`.
 async fn follow(person: &mut Person, follower: &mut Follower, last: u64) {
@@ -94,14 +82,14 @@ async fn three_copies_keep_every_promise_when_the_leader_dies() {
     let dead = cluster.kill(&leader).await.unwrap();
     for n in 0..10 {
         let frame = message(&chat, &format!("without {leader} {n}"));
-        let (first, second) = tokio::join!(insist(&mut left, &frame), insist(&mut right, &frame));
+        let (first, second) = tokio::join!(left.insist(&frame), right.insist(&frame));
         assert_eq!(first["seq"], second["seq"]);
         assert!(sent.insert(seq(&first)));
     }
     let last = *sent.iter().max().unwrap();
     follow(&mut bob, &mut heard, last).await;
     cluster.restart(dead).await.unwrap();
-    let last = seq(&insist(&mut left, &message(&chat, "three again")).await);
+    let last = seq(&left.insist(&message(&chat, "three again")).await);
     sent.insert(last);
     follow(&mut bob, &mut heard, last).await;
 

@@ -70,7 +70,7 @@ async fn no_token_and_no_word_of_a_message_is_logged() {
 
     // What nobody can read, whose error quotes it: live, in a page of the log's tail, as a dead letter.
     let js = async_nats::jetstream::new(world.env.nats().await.unwrap());
-    let unreadable = json!({ "type": WORDS }).to_string();
+    let unreadable = json!({ "type": "new_message", "message_type": WORDS }).to_string();
     js.publish(subjects::log(0, chat.parse().unwrap()), unreadable.into()).await.unwrap().await.unwrap();
     let page = world.get(&gateway, "ann", &messages_of(&chat)).await;
     assert_eq!(page.status, 200, "{page:?}");

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::support::{PATIENCE, message, seq};
+use crate::support::{PATIENCE, message, seq, until};
 
 /// How the server closed a socket.
 #[derive(Debug, PartialEq)]
@@ -137,6 +137,18 @@ impl Person {
         frame["ref"] = json!(reference);
         self.say(&frame).await;
         self.find(|frame| frame["ref"] == reference).await
+    }
+
+    /// Asks again until it is acknowledged, as clients do in an outage.
+    pub(crate) async fn insist(&mut self, frame: &Value) -> Value {
+        let mut reply = Value::Null;
+        until("an acknowledgement", async || {
+            reply = self.ask(frame.clone()).await;
+            assert!(reply["type"] == "ack" || reply["code"] == "unavailable", "{reply}");
+            reply["type"] == "ack"
+        })
+        .await;
+        reply
     }
 
     /// Sends, and waits for the reply, which must be of this type.

@@ -107,3 +107,63 @@ async fn every_query_finds_messages_by_an_index() {
     assert!(gateway.terminate(crate::support::PATIENCE).await.success());
     assert_eq!(scans(&pool).await, before);
 }
+
+/// A vendor with 20,000 direct conversations, ten active at each moment, with one message each.
+const LONG_LIST: &str = "
+    INSERT INTO users (id) SELECT 'shop' UNION ALL SELECT 'buyer' || n FROM generate_series(1, 20000) n;
+    INSERT INTO conversations (id, kind, direct_key, created_by, active_at, last_message_seq)
+    SELECT gen_random_uuid(), 'direct', 'buyer' || n || ' shop', 'shop', now() - n / 10 * interval '1 minute', n
+      FROM generate_series(1, 20000) n;
+    INSERT INTO participants (conversation_id, user_id) SELECT id, 'shop' FROM conversations;
+    INSERT INTO participants (conversation_id, user_id) SELECT id, split_part(direct_key, ' ', 1) FROM conversations;
+    INSERT INTO messages (conversation_id, seq, message_id, client_id, sender_id, sender_username, sender_type, content,
+                          message_type, metadata, created_at)
+    SELECT id, last_message_seq, gen_random_uuid(), gen_random_uuid(), 'shop', '', 'vendor', 'x', 'text', '{}', now()
+      FROM conversations;
+    ANALYZE";
+
+/// The blocks that Postgres needs for a query, by the plan that serves all arguments.
+async fn blocks(connection: &mut PgConnection, sql: &str, arguments: &str) -> u64 {
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("PREPARE asked AS {sql}"))).execute(&mut *connection).await.unwrap();
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE asked {arguments}");
+    let plan: Value =
+        sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false).fetch_one(&mut *connection).await.unwrap();
+    sqlx::raw_sql("DEALLOCATE asked").execute(connection).await.unwrap();
+    let plan = &plan[0]["Plan"];
+    assert_eq!(plan["Actual Rows"].as_f64(), Some(51.0), "{plan}");
+    plan["Shared Hit Blocks"].as_u64().unwrap() + plan["Shared Read Blocks"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_page_of_a_long_list_reads_no_more_than_a_page() {
+    let world = World::new().await;
+    let pool = world.env.pool().await.unwrap();
+    sqlx::raw_sql(LONG_LIST).execute(&pool).await.unwrap();
+    let middle = "SELECT active_at::text, conversation_id::text FROM participants WHERE user_id = 'shop'
+                   ORDER BY active_at DESC, conversation_id DESC OFFSET 10000 LIMIT 1";
+    let (at, id): (String, String) = sqlx::query_as(middle).fetch_one(&pool).await.unwrap();
+    let (_, list) = MESSAGE_QUERIES.iter().find(|(name, _)| *name == "conversations").unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    for place in ["NULL, NULL".to_owned(), format!("'{at}', '{id}'")] {
+        let needed = blocks(&mut connection, list, &format!("('shop', 1000, {place}, 51)")).await;
+        println!("{needed} blocks for a page of 51 at {place}");
+        assert!(needed < 2_000, "{needed} blocks for a page at {place}");
+    }
+    drop(connection);
+
+    // Every conversation once, newest first, also where many were active at the same time.
+    let gateway = world.gateway().await;
+    let (mut path, mut seen) = (format!("{CONVERSATIONS}?limit=7"), Vec::new());
+    while seen.len() < 60 {
+        let page = world.get(&gateway, "shop", &path).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let ids = page.body["results"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned());
+        seen.extend(ids);
+        path = format!("{CONVERSATIONS}?limit=7&cursor={}", page.body["next"].as_str().unwrap());
+    }
+    let expected = "SELECT conversation_id::text FROM participants JOIN conversations ON id = conversation_id
+                     WHERE user_id = 'shop' ORDER BY conversations.active_at DESC, id DESC LIMIT 63";
+    let expected: Vec<String> = sqlx::query_scalar(expected).fetch_all(&pool).await.unwrap();
+    assert_eq!(seen, expected);
+}

@@ -113,10 +113,21 @@ async fn persister_behind_a_pooler_waits_until_the_schema_is_there() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {empty}"))).execute(&pool).await.unwrap();
     let direct = format!("{}/{empty}", world.env.database_url().rsplit_once('/').unwrap().0);
     let bouncer = Bouncer::start(world.env.dir(), &direct, SERVER_CONNECTIONS).await.unwrap();
-    let waiting = pooled(world.env.persister().unwrap(), &through(&bouncer, &direct)).spawn().unwrap();
-    until("the persister to wait", async || waiting.log().contains("nothing is migrated through a pooler")).await;
+    let waiting = pooled(world.env.persister().unwrap(), &through(&bouncer, &direct))
+        .env("PARTYLINE_MIGRATE", "true")
+        .spawn()
+        .unwrap();
+    until("the persister to wait", async || waiting.log().contains("persister migrate")).await;
     assert!(!world.is_ready(&waiting).await);
-    let migrating = world.env.persister().unwrap().env("PARTYLINE_DATABASE_URL", &direct).start().await.unwrap();
+    let migrating = world
+        .env
+        .persister()
+        .unwrap()
+        .env("PARTYLINE_DATABASE_URL", &direct)
+        .env("PARTYLINE_MIGRATE", "true")
+        .start()
+        .await
+        .unwrap();
     waiting.wait_ready().await.unwrap();
     drop((migrating, waiting, bouncer));
     let drop_it = sqlx::AssertSqlSafe(format!("DROP DATABASE {empty} WITH (FORCE)"));

@@ -179,9 +179,9 @@ async fn too_often(world: &World, document: &Document, group: &str) {
 /// A gateway that knows nothing yet, and whose Postgres is gone.
 async fn without_postgres(world: &World, document: &Document, group: &str) {
     let postgres = Proxy::start(world.env.database_url()).await.unwrap();
-    postgres.cut();
     let launch = world.launch().env("PARTYLINE_DATABASE_URL", postgres.through(world.env.database_url()));
     let gateway = launch.start().await.unwrap();
+    postgres.cut();
     let call = Caller { world, gateway: &gateway, document };
     let asked = operations().into_iter().map(async |(method, path, body)| {
         let actual = path.replace("{id}", group).replace("{user_id}", "bob");

@@ -7,28 +7,12 @@ use devstack::testing::{Process, TestEnv, servers::Servers};
 use partyline_shared::subjects;
 use serde_json::{Value, json};
 
-use crate::{
-    person::Person,
-    support::{World, message, messages_of, seq, until},
-};
+use crate::support::{World, message, messages_of, seq, until};
 
 /// Copies a folder to where none is.
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").args(["-r"]).args([from, to]).status().unwrap();
     assert!(copied.success());
-}
-
-/// Sends one message until it is acknowledged, as clients do in an outage.
-async fn insist(person: &mut Person, chat: &str, content: &str) -> u64 {
-    let frame = message(chat, content);
-    let mut reply = Value::Null;
-    until("an acknowledgement", async || {
-        reply = person.ask(frame.clone()).await;
-        assert!(reply["type"] == "ack" || reply["code"] == "unavailable", "{reply}");
-        reply["type"] == "ack"
-    })
-    .await;
-    seq(&reply)
 }
 
 async fn ready(world: &World, processes: &[&Process]) {
@@ -64,7 +48,7 @@ async fn a_log_restored_from_an_older_copy_begins_one_new_epoch_above_postgres()
     let persister = world.persister().await;
     let mut last = 0;
     for n in 5..10 {
-        last = insist(&mut ann, &chat, &n.to_string()).await;
+        last = seq(&ann.insist(&message(&chat, &n.to_string())).await);
     }
     world.persisted().await;
     persister.kill().await;
@@ -95,7 +79,7 @@ async fn a_log_restored_from_an_older_copy_begins_one_new_epoch_above_postgres()
         people.push(world.person(gateway, "ann").await);
     }
     for n in 10..16 {
-        let next = insist(&mut people[n % 3], &chat, &n.to_string()).await;
+        let next = seq(&people[n % 3].insist(&message(&chat, &n.to_string())).await);
         assert!(next > last, "{next} is not above {last}");
         last = next;
     }
@@ -113,9 +97,7 @@ async fn a_log_restored_from_an_older_copy_begins_one_new_epoch_above_postgres()
             page.body["results"].as_array().unwrap().iter().map(|it| it["content"].clone()).collect();
         assert_eq!(contents, expected);
     }
-    let js = jetstream::new(world.env.nats().await.unwrap());
-    let dead = js.get_stream(subjects::DEAD_STREAM).await.unwrap();
-    assert_eq!(dead.cached_info().state.messages, 0);
+    assert_eq!(world.dead_letters().await, 0);
 }
 
 #[tokio::test]

@@ -88,13 +88,12 @@ async fn make_log(world: &World) {
 
 /// The persister waits, and the gateway answers that Postgres is not there; both log the reason.
 async fn is_refused(world: &World, [gateway, persister]: &[Process; 2], reason: &str) {
-    gateway.wait_ready().await.unwrap();
-    assert_eq!(world.get(gateway, "ann", CONVERSATIONS).await.status, 503);
     for process in [gateway, persister] {
         until(reason, async || process.log().contains(reason)).await;
         assert_eq!(process.status(), None);
+        assert!(!is_ready_by_now(world, process).await);
     }
-    assert!(!is_ready_by_now(world, persister).await);
+    assert_eq!(world.get(gateway, "ann", CONVERSATIONS).await.status, 503);
 }
 
 #[tokio::test]

@@ -7,7 +7,11 @@ use devstack::testing::{Launch, Process, Signal};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, client::IntoClientRequest},
@@ -389,15 +393,16 @@ async fn overlapping_posts_end_the_session_and_the_client_comes_back() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let poller = Poller::come(&world, &gateway, "ann").await;
-    // The first one is not whole, so that it is under way.
+    // The first one is not whole; it is under way once the gateway asks for its rest.
     let mut stream = TcpStream::connect(gateway.http_addr()).await.unwrap();
     let target = path("polling", &format!("&sid={}", poller.sid));
-    let head = format!("POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: 10\r\n\r\n42", gateway.http_addr());
+    let host = gateway.http_addr();
+    let head = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut second = poller.post("3").await;
-    while second.status == 200 {
-        second = poller.post("3").await;
-    }
+    let mut asked = [0; 12];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
+    let second = poller.post("3").await;
     assert_eq!((second.status, &second.body["code"]), (400, &json!(3)));
     assert_eq!(poller.get().await.body, json!(closing("overlapping_requests", 4011)));
     let over = poller.get().await;

@@ -146,6 +146,13 @@ impl World {
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
+    /// Returns the number of dead letters.
+    pub(crate) async fn dead_letters(&self) -> u64 {
+        use partyline_shared::subjects;
+        let js = async_nats::jetstream::new(self.env.nats().await.unwrap());
+        js.get_stream(subjects::DEAD_STREAM).await.unwrap().cached_info().state.messages
+    }
+
     /// Waits until Postgres holds everything that is in the log; the log's end.
     pub(crate) async fn persisted(&self) -> u64 {
         use async_nats::jetstream::{self, consumer::pull};

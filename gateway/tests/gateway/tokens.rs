@@ -439,8 +439,9 @@ async fn without_its_identity_provider_a_gateway_waits_or_starts_with_the_kept_k
         let response = reqwest::get(waiting.admin_url(path)).await.ok()?;
         Some((response.status().as_u16(), response.text().await.ok()?))
     };
-    until("the gateway to live", async || probe("/livez").await.is_some_and(|(status, _)| status == 200)).await;
-    assert_eq!(probe("/readyz").await.unwrap(), (503, "not ready: keys\n".into()));
+    let why = Some((503, "not ready: keys\n".into()));
+    until("the gateway to want keys only", async || probe("/readyz").await == why).await;
+    assert_eq!(probe("/livez").await.unwrap().0, 200);
     assert_eq!(handshake_status(&waiting, &key.token()).await, 503);
     assert!(!cache.exists());
     provider.serve(keys(&[&key]));

@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Parser;
-use partyline_gateway::{app::Chat, config::Config, session::sweep};
+use partyline_gateway::{
+    app::{Chat, Conditions},
+    config::Config,
+    session::sweep,
+};
 use partyline_persister::{
     batch,
     store::{Known, Store},
@@ -158,7 +162,7 @@ impl Drop for Counted {
 
 async fn start_gateway(config: Config) -> Gateway {
     let end = CancellationToken::new();
-    let chat = Chat::start(config, end.clone()).await.unwrap();
+    let chat = Chat::start(config, &Conditions::default(), end.clone()).await.unwrap();
     let sweep = tokio::spawn(sweep::run(chat.clone()));
     Gateway { chat, end, sweep }
 }

@@ -115,7 +115,8 @@ fn what_cannot_be_read_is_told_apart() {
     let payload = serde_json::to_vec(&message(conversation_id)).unwrap();
     assert!(read(&subject, &payload).is_ok());
     assert!(matches!(read(&subject, b"{"), Err(Unreadable::Json(_))));
-    assert!(matches!(read(&subject, br#"{"type":"reaction_added"}"#), Err(Unreadable::Json(_))));
+    assert!(matches!(read(&subject, br#"{"type":"reaction_added"}"#), Err(Unreadable::UnknownType(_))));
+    assert!(matches!(read(&subject, br#"{"type":7}"#), Err(Unreadable::Json(_))));
     let elsewhere = subjects::log(0, ConversationId::generate());
     assert!(matches!(read(&elsewhere, &payload), Err(Unreadable::Subject)));
     let beyond = serde_json::to_vec(&read_to(conversation_id, u64::MAX)).unwrap();

@@ -1,5 +1,7 @@
 //! Why a write did not happen, and so what to do about it.
 
+use partyline_migrations::MigrateError;
+
 /// Why a write did not happen. Nothing of it did.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -40,12 +42,10 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-/// Whether waiting may mend what kept the migrations from running: Postgres is not there yet, starting, or full.
-pub(super) fn may_pass(error: &anyhow::Error) -> bool {
-    use sqlx::migrate::MigrateError;
-    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref() else {
-        return false;
-    };
+/// Whether waiting may mend what kept the migrations from running: Postgres is not there yet, starting, or full, or a lock
+/// was not free.
+pub(super) fn may_pass(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
     is_passing(cause)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use partyline_shared::{
     event::Message,
-    ids::{ConversationId, Seq},
+    ids::{ConversationId, Seq, UserId},
     postgres::Statements,
     timestamp::Timestamp,
 };
@@ -62,10 +62,12 @@ async fn find_unwritten(statements: &mut Statements<'_>, messages: &[(Seq, &Mess
     Ok(written)
 }
 
-/// Moves conversations to their newest message.
+/// Moves conversations to their newest message; triggers move their participants' `active_at`. Locks the participants of
+/// `reads`, too, which are written next.
 pub(super) async fn touch_conversations(
     statements: &mut Statements<'_>,
     messages: &[(Seq, &Message)],
+    reads: &BTreeMap<(ConversationId, &UserId), Seq>,
     written: &Written,
 ) -> sqlx::Result<()> {
     let unwritten: HashSet<Seq> = written.duplicates.iter().chain(&written.displaced).copied().collect();
@@ -80,6 +82,8 @@ pub(super) async fn touch_conversations(
     let ids: Vec<Uuid> = newest.keys().map(|id| id.0).collect();
     let seqs: Vec<i64> = newest.values().map(|(seq, _)| bigint(*seq)).collect();
     let times: Vec<OffsetDateTime> = newest.values().map(|(_, at)| at.to_datetime()).collect();
+    let (chats, users): (Vec<Uuid>, Vec<&str>) = reads.keys().map(|(chat, user)| (chat.0, user.as_str())).unzip();
+    sqlx::query(LOCK).bind(&ids).bind(chats).bind(users).execute(&mut *statements).await?;
     sqlx::query(TOUCH).bind(ids).bind(seqs).bind(times).execute(statements).await?;
     Ok(())
 }
@@ -111,15 +115,24 @@ pub(super) const IN_PLACE: &str = "
             LIMIT 1) found ON true
      ORDER BY wanted.nth";
 
-/// The rows are locked in the order of their ids before the first one is written.
+/// Locks conversations, then all of their participants and some others, in the order of their keys, before the first row is
+/// written.
+const LOCK: &str = "
+    WITH chats AS MATERIALIZED (
+         SELECT id FROM conversations WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE),
+    wanted AS MATERIALIZED (
+         SELECT p.conversation_id, p.user_id FROM chats JOIN participants p ON p.conversation_id = chats.id
+          UNION
+         SELECT * FROM unnest($2::uuid[], $3::text[]))
+    SELECT 1 FROM wanted JOIN participants p USING (conversation_id, user_id)
+     ORDER BY p.conversation_id, p.user_id FOR NO KEY UPDATE OF p";
+
 const TOUCH: &str = "
-    WITH locked AS MATERIALIZED (
-         SELECT id FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE)
     UPDATE conversations c
        SET last_message_seq = GREATEST(c.last_message_seq, newest.seq),
            active_at = GREATEST(c.active_at, newest.at)
       FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS newest (id, seq, at)
-     WHERE c.id = newest.id AND (SELECT count(*) FROM locked) > 0
+     WHERE c.id = newest.id
        AND (c.last_message_seq < newest.seq OR c.active_at < newest.at)";
 
 pub(super) const HIGHEST_SEQ: &str = "

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::Proxy;
+use partyline_persister::store::Store;
 use partyline_shared::{event::Event, subjects};
 
 use crate::support::{World, message, numbered, run, until};
@@ -19,9 +20,8 @@ async fn poison_among_a_thousand_is_put_aside_alone() {
     metadata.metadata = serde_json::value::RawValue::from_string(r#"{"k":"\u0000"}"#.into()).unwrap();
     events[999] = Event::NewMessage(metadata);
     let seqs = world.append(&events).await;
-    // From a version yet to come, and garbage.
     let mut unreadable = Vec::new();
-    for payload in [r#"{"type":"reaction_added"}"#, "{garbage"] {
+    for payload in [r#"{"type":7}"#, "{garbage"] {
         let ack = world.js.publish(subjects::log(0, chat), payload.into()).await.unwrap().await.unwrap();
         unreadable.push(ack.sequence);
     }
@@ -34,7 +34,7 @@ async fn poison_among_a_thousand_is_put_aside_alone() {
     assert_eq!(places, [seqs[333], seqs[777], seqs[999], unreadable[0], unreadable[1]]);
     let reasons: Vec<&str> = letters.iter().map(|(reason, _)| reason.get(..14).unwrap()).collect();
     let [nul, long, escape] = ["refused: 22021", "refused: 23514", "refused: 22P05"];
-    assert_eq!(reasons, [nul, long, escape, "unreadable: un", "unreadable: ke"]);
+    assert_eq!(reasons, [nul, long, escape, "unreadable: in", "unreadable: ke"]);
 }
 
 #[tokio::test]
@@ -130,4 +130,93 @@ async fn a_place_that_another_message_has_is_no_repeat() {
     world.settled().await;
     assert_eq!(world.messages(chat).await, [(seq, "old".into())]);
     assert_eq!(world.dead_letters().await, [("place_taken".into(), seq)]);
+}
+
+#[tokio::test]
+async fn events_of_unknown_types_stay_in_the_log_and_others_are_written() {
+    let world = World::new().await;
+    world.prepare(Duration::from_secs(30)).await;
+    let chat = world.conversation(&["ann"]).await;
+    let first = world.append(&numbered(chat, 0, 10)).await;
+    let payload = format!(r#"{{"type":"reaction_added","conversation_id":"{chat}","emoji":"x"}}"#);
+    let publish = world.js.publish(subjects::log(0, chat), payload.clone().into());
+    let unknown = publish.await.unwrap().await.unwrap().sequence;
+    let second = world.append(&numbered(chat, 10, 10)).await;
+    let persister = world.persister(&[]).await;
+    let stream = world.js.get_stream(subjects::log_stream(0)).await.unwrap();
+    let consumer = partyline_shared::streams::ensure_persister(&stream).await.unwrap();
+    until("all but the unknown event to be settled", async || {
+        let info = consumer.get_info().await.unwrap();
+        info.delivered.stream_sequence == second[9] && info.num_ack_pending == 1 && info.num_pending == 0
+    })
+    .await;
+    let info = consumer.get_info().await.unwrap();
+    // Retention removes nothing above the floor, and gateways read from there.
+    assert_eq!(info.ack_floor.stream_sequence, first[9]);
+    let contents: Vec<_> = world.messages(chat).await.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(world.dead_letters().await, []);
+    persister.stop().await;
+
+    // A persister of a newer version is delivered it.
+    let mut taken = Vec::new();
+    until("the event to be delivered again", async || {
+        let mut fetched = consumer.batch().max_messages(1).expires(Duration::from_secs(1)).messages().await.unwrap();
+        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut fetched).await {
+            message.ack().await.unwrap();
+            taken.push((message.info().unwrap().stream_sequence, message.payload.to_vec()));
+        }
+        !taken.is_empty()
+    })
+    .await;
+    assert_eq!(taken, [(unknown, payload.into_bytes())]);
+    world.settled().await;
+}
+
+#[tokio::test]
+async fn persister_starts_on_a_newer_schema_and_waits_on_an_older_one() {
+    let world = World::new().await;
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'of a newer version', true, '\\x00', 1)";
+    sqlx::query(newer).execute(&world.pool).await.unwrap();
+    let chat = world.conversation(&["ann"]).await;
+    world.prepare(Duration::from_secs(30)).await;
+    let seqs = world.append(&numbered(chat, 0, 10)).await;
+    for flags in [&[][..], &["--migrate"]] {
+        let persister = world.persister(flags).await;
+        world.settled().await;
+        persister.stop().await;
+    }
+    assert_eq!(world.messages(chat).await.len(), seqs.len());
+
+    let last = partyline_migrations::MIGRATOR.iter().map(|migration| migration.version).max().unwrap();
+    let forget = "WITH forgotten AS (DELETE FROM _sqlx_migrations WHERE version = $1 RETURNING *)
+                  SELECT description, checksum FROM forgotten";
+    let (description, checksum): (String, Vec<u8>) =
+        sqlx::query_as(forget).bind(last).fetch_one(&world.pool).await.unwrap();
+    let store = Store::connect_lazy(&world.config(&[]).database).unwrap();
+    assert_eq!(store.missing_migrations().await.unwrap(), [last]);
+    let persister = world.persister(&[]).await;
+    let more = world.append(&numbered(chat, 10, 10)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.messages(chat).await.len(), seqs.len());
+    let remember = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                    VALUES ($1, $2, true, $3, 1)";
+    sqlx::query(remember).bind(last).bind(description).bind(checksum).execute(&world.pool).await.unwrap();
+    world.settled().await;
+    assert_eq!(world.messages(chat).await.len(), seqs.len() + more.len());
+    persister.stop().await;
+}
+
+#[tokio::test]
+async fn migrating_gives_up_while_a_lock_is_not_free() {
+    let world = World::new().await;
+    let store = Store::connect_lazy(&world.config(&[]).database).unwrap();
+    let mut lock = world.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE _sqlx_migrations").execute(&mut *lock).await.unwrap();
+    let refused = store.migrate(Duration::from_millis(50), 2).await.unwrap_err();
+    assert!(refused.to_string().contains("lock timeout"), "{refused}");
+    let waiting = tokio::spawn(async move { store.migrate(Duration::from_millis(50), 100).await });
+    lock.rollback().await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), [0; 0]);
 }

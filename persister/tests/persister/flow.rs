@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use devstack::testing::Signal;
+use partyline_persister::store::Store;
 use partyline_shared::{
     claims::UserType,
     event::{Event, Participant, ParticipantAdded, Role},
@@ -157,4 +158,61 @@ async fn told_to_end_it_acknowledges_what_it_has_in_hand() {
     })
     .await;
     assert!(process.terminate(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn participants_know_when_their_conversation_was_last_active() {
+    let world = World::new().await;
+    world.prepare(Duration::from_secs(30)).await;
+    let chats = [world.conversation(&["ann", "bob"]).await, world.conversation(&["ann", "cat"]).await];
+    // Two at once, which must not wait for each other.
+    let persisters = [world.persister(&["--batch-max=7"]).await, world.persister(&["--batch-max=7"]).await];
+    for n in 0..100 {
+        let mut events: Vec<_> = chats.iter().flat_map(|chat| numbered(*chat, n, 1)).collect();
+        events.push(read(chats[1], "cat", 1));
+        world.append(&events).await;
+    }
+    world.settled().await;
+    // A participant who comes later.
+    for sql in [
+        "INSERT INTO users (id) VALUES ('late')",
+        "INSERT INTO participants (conversation_id, user_id) SELECT id, 'late' FROM conversations",
+    ] {
+        sqlx::query(sql).execute(&world.pool).await.unwrap();
+    }
+    let differ = "SELECT count(*) FROM participants p JOIN conversations c ON c.id = p.conversation_id
+                   WHERE p.active_at IS DISTINCT FROM c.active_at";
+    assert_eq!(sqlx::query_scalar::<_, i64>(differ).fetch_one(&world.pool).await.unwrap(), 0);
+    let moved = "SELECT count(*) FROM participants WHERE active_at > '2021-01-01'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(moved).fetch_one(&world.pool).await.unwrap(), 6);
+    for persister in persisters {
+        persister.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn migrating_fills_the_activity_of_old_participants() {
+    let world = World::new().await;
+    let chat = world.conversation(&["ann", "bob"]).await;
+    // As the version before left it.
+    let before = "DROP INDEX participants_by_activity;
+                  DROP TRIGGER new_participant ON participants;
+                  DROP TRIGGER conversation_active ON conversations;
+                  ALTER TABLE participants DROP COLUMN active_at;
+                  DELETE FROM _sqlx_migrations WHERE version >= 4;
+                  INSERT INTO conversations (id, kind, created_by, active_at)
+                  SELECT gen_random_uuid(), 'group', 'ann', now() - n * interval '1 hour' FROM generate_series(1, 1200) n;
+                  INSERT INTO participants (conversation_id, user_id) SELECT id, 'bob' FROM conversations ON CONFLICT DO NOTHING";
+    sqlx::raw_sql(before).execute(&world.pool).await.unwrap();
+    let store = Store::connect_lazy(&world.config(&[]).database).unwrap();
+    assert!(store.migrate(Duration::from_secs(2), 3).await.unwrap().contains(&4));
+    let right = "SELECT count(*) FROM participants p JOIN conversations c ON c.id = p.conversation_id
+                  WHERE p.active_at = c.active_at";
+    assert_eq!(sqlx::query_scalar::<_, i64>(right).fetch_one(&world.pool).await.unwrap(), 1_202);
+    let indexed = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'participants_by_activity'::regclass";
+    assert!(sqlx::query_scalar::<_, bool>(indexed).fetch_one(&world.pool).await.unwrap());
+    // The version before: it moves the conversation alone.
+    let moved = "UPDATE conversations SET active_at = now() WHERE id = $1";
+    sqlx::query(moved).bind(chat.0).execute(&world.pool).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i64>(right).fetch_one(&world.pool).await.unwrap(), 1_202);
 }
