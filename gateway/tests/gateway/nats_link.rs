@@ -130,7 +130,8 @@ async fn what_was_in_flight_when_nats_was_cut_off_is_stored_by_then_or_never() {
         assert!(acked.iter().flatten().all(|seq| *seq <= last));
         nats.resume();
         until("the node to be well", async || world.is_ready(&gateway).await).await;
-        assert_eq!(seq(&people[0].send(&chat, "after").await), last + 1);
+        let after = people[0].insist(&message(&chat, "after")).await;
+        assert_eq!(seq(&after), last + 1);
     }
 }
 

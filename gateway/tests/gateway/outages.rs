@@ -164,7 +164,7 @@ async fn without_postgres_those_who_talk_go_on() {
         let (mut last, mut quick_in_a_row) = (0, 0);
         until("messages not to wait for Postgres", async || {
             let began = Instant::now();
-            let ack = ann.send(&chat, "still here").await;
+            let ack = ann.insist(&message(&chat, "still here")).await;
             let quick = began.elapsed() < Duration::from_millis(1_500);
             quick_in_a_row = if quick { quick_in_a_row + 1 } else { 0 };
             last = seq(&ack);
