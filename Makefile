@@ -58,8 +58,10 @@ screenshots: ## The pictures of docs/images, anew
 	@cargo build $(STACK) --bins
 	@PARTYLINE_CHROMIUM="$$(scripts/chromium)" PARTYLINE_DEVSTACK="$$(scripts/target-dir)/debug/devstack" npm --prefix web run screenshots
 
-deny: ## Licences and known vulnerabilities of the dependencies (needs cargo-deny)
+deny: ## Licences and known vulnerabilities of the dependencies (needs cargo-deny, its database and npm's registry)
 	cargo deny check
+	npm --prefix web audit
+	npm --prefix gateway/tests/socketio audit
 
 clean: ## Removes what was built; data and fetched servers stay
 	cargo clean
