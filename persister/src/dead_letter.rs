@@ -68,13 +68,13 @@ impl DeadLetters {
     /// # Errors
     /// If JetStream did not confirm it: the event must not be acknowledged.
     pub async fn bury(&self, message: &Message, seq: Seq, reason: &Reason) -> anyhow::Result<()> {
-        let stored = self.publish(message, seq, reason).await;
-        let stored = if let Err(error) = stored {
-            tracing::warn!(%error, "dead letter not stored; looking whether its stream is there");
-            streams::ensure_dead_letters(&self.js, &self.settings).await?;
-            self.publish(message, seq, reason).await?
-        } else {
-            stored?
+        let stored = match self.publish(message, seq, reason).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, "dead letter not stored; looking whether its stream is there");
+                streams::ensure_dead_letters(&self.js, &self.settings).await?;
+                self.publish(message, seq, reason).await?
+            }
         };
         if !stored {
             tracing::debug!(subject = %message.subject, seq, "has a dead letter already");

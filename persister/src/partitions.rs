@@ -10,14 +10,13 @@ use partyline_shared::{
 };
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
     config::Config,
     metrics,
     queue::{Queue, Queues},
-    store::Store,
 };
 
 /// Between two looks for streams that are not served.
@@ -29,12 +28,11 @@ const LEAD: Duration = Duration::from_secs(2);
 /// Looks for log streams that this process does not serve yet, and sends them to be served, for ever.
 pub async fn discover(queues: Queues, served: BTreeSet<u16>, found: mpsc::Sender<(Queue, PullConsumer)>) {
     let mut served = served;
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&queues, EVERY);
     loop {
-        ticks.tick().await;
-        if let Err(error) = look(&queues, &mut served, &found).await {
-            tracing::debug!(%error, "streams of the log not listed");
+        let there = rounds.next().await;
+        if let Err(error) = look(&queues, &there, &mut served, &found).await {
+            tracing::debug!(%error, "new partitions not served yet");
         }
         metrics::partitions_served(served.len());
     }
@@ -42,10 +40,10 @@ pub async fn discover(queues: Queues, served: BTreeSet<u16>, found: mpsc::Sender
 
 async fn look(
     queues: &Queues,
+    there: &BTreeSet<u16>,
     served: &mut BTreeSet<u16>,
     found: &mpsc::Sender<(Queue, PullConsumer)>,
 ) -> anyhow::Result<()> {
-    let there = streams::log_partitions(&queues.js).await?;
     metrics::partitions_found(there.len());
     if there.is_subset(served) {
         return Ok(());
@@ -60,12 +58,37 @@ async fn look(
     Ok(())
 }
 
+/// Rounds over the partitions that have a stream, whoever made it.
+pub(crate) struct Rounds<'a> {
+    queues: &'a Queues,
+    ticks: Interval,
+}
+
+impl<'a> Rounds<'a> {
+    pub(crate) fn new(queues: &'a Queues, every: Duration) -> Self {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { queues, ticks }
+    }
+
+    /// The partitions of the next round, once it is due and JetStream tells them.
+    pub(crate) async fn next(&mut self) -> BTreeSet<u16> {
+        loop {
+            self.ticks.tick().await;
+            match streams::log_partitions(&self.queues.js).await {
+                Ok(partitions) => return partitions,
+                Err(error) => tracing::debug!(%error, "streams of the log not listed"),
+            }
+        }
+    }
+}
+
 /// Makes more partitions for new conversations.
 ///
 /// # Errors
 /// If the log has as many already, or if NATS or Postgres does not answer.
 pub async fn grow(config: &Config, to: u16) -> anyhow::Result<Layout> {
-    let queues = connect(config).await?;
+    let queues = Queues::connect(config, "partyline-partitions").await?;
     let client = queues.js.client();
     let announce = async || {
         // Gateways look at the streams again.
@@ -85,11 +108,5 @@ pub async fn grow(config: &Config, to: u16) -> anyhow::Result<Layout> {
 /// # Errors
 /// If NATS or Postgres does not answer.
 pub async fn show(config: &Config) -> anyhow::Result<Layout> {
-    Ok(connect(config).await?.ensure_log().await?.layout)
-}
-
-async fn connect(config: &Config) -> anyhow::Result<Queues> {
-    let store = Store::connect_lazy(&config.database)?;
-    let (client, _) = nats::connect(&config.nats, "partyline-partitions").await?;
-    Ok(Queues::new(client, &config.nats, store))
+    Ok(Queues::connect(config, "partyline-partitions").await?.ensure_log().await?.layout)
 }

@@ -24,6 +24,10 @@ use crate::{
 
 /// How long an event rests whose dead letter JetStream would not take.
 const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(5);
+/// How long an event waits at first that this version doesn't know.
+const UPGRADE_PAUSE: Duration = Duration::from_secs(1);
+/// How long an edit or deletion waits at first for its message.
+const TARGET_PAUSE: Duration = Duration::from_millis(50);
 /// Deliveries after which the log is searched for the message that an edit or deletion waits for.
 const DELIVERIES_MAX: i64 = 6;
 
@@ -163,7 +167,7 @@ impl Pipeline {
                 // and others are written meanwhile.
                 Err(Unreadable::UnknownType(_)) => {
                     metrics::waits_for_upgrade();
-                    respond(message, AckKind::Nak(Some(upgrade_pause(message)))).await;
+                    respond(message, AckKind::Nak(Some(pause(message, UPGRADE_PAUSE, 5)))).await;
                     work.spans.end(seq, "waiting_for_upgrade");
                     unknown += 1;
                 }
@@ -227,7 +231,7 @@ impl Pipeline {
                     self.bury(message, entry.seq, Reason::TargetMissing, &mut work.spans).await;
                 } else {
                     metrics::waits_for_target();
-                    respond(message, AckKind::Nak(Some(rest(message)))).await;
+                    respond(message, AckKind::Nak(Some(pause(message, TARGET_PAUSE, 6)))).await;
                     work.spans.end(entry.seq, "waiting_for_target");
                 }
             } else if written.displaced.contains(&entry.seq) {
@@ -310,14 +314,8 @@ pub(crate) async fn respond(message: &Message, kind: AckKind) {
     }
 }
 
-/// How long an event waits that this version doesn't know: longer each time, up to 32 s.
-fn upgrade_pause(message: &Message) -> Duration {
+/// Doubles `first` with each delivery of a message, up to `doublings` times.
+fn pause(message: &Message, first: Duration, doublings: u32) -> Duration {
     let delivered = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(1));
-    Duration::from_secs(1 << delivered.saturating_sub(1).min(5))
-}
-
-/// How long a change waits for its message: longer each time.
-fn rest(message: &Message) -> Duration {
-    let delivered = message.info().map_or(1, |info| u32::try_from(info.delivered).unwrap_or(1));
-    Duration::from_millis(50 << delivered.saturating_sub(1).min(6))
+    first * (1 << delivered.saturating_sub(1).min(doublings))
 }

@@ -6,9 +6,9 @@ use async_nats::{
     Client,
     jetstream::{Context, consumer::PullConsumer, context::ContextBuilder},
 };
-use partyline_shared::{settings::NatsSettings, streams, subjects};
+use partyline_shared::{nats, settings::NatsSettings, streams, subjects};
 
-use crate::{metrics, store::Store};
+use crate::{config::Config, metrics, store::Store};
 
 /// How long JetStream may take to answer.
 pub const NATS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +43,16 @@ impl Queues {
     #[must_use]
     pub fn new(client: Client, settings: &NatsSettings, store: Store) -> Self {
         Self { js: ContextBuilder::new().timeout(NATS_TIMEOUT).build(client), settings: settings.clone(), store }
+    }
+
+    /// Connects to NATS, waiting for it for any length of time, for an operator's command; to Postgres once it is needed.
+    ///
+    /// # Errors
+    /// If the settings are not valid.
+    pub async fn connect(config: &Config, name: &str) -> anyhow::Result<Self> {
+        let store = Store::connect_lazy(&config.database)?;
+        let (client, _) = nats::connect(&config.nats, name).await?;
+        Ok(Self::new(client, &config.nats, store))
     }
 
     /// Makes or finds everything that the persister needs.

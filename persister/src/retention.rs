@@ -10,9 +10,12 @@ use async_nats::{
 };
 use partyline_shared::{ids::Seq, streams, subjects, timestamp::Timestamp};
 use time::OffsetDateTime;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
-use crate::queue::{NATS_TIMEOUT, Queues};
+use crate::{
+    partitions::Rounds,
+    queue::{NATS_TIMEOUT, Queues},
+};
 
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(60);
@@ -24,18 +27,9 @@ const RELIEVED: u64 = 75;
 /// Sweeps every partition for ever.
 pub async fn run(queues: Queues) {
     let keep = Duration::from_secs(u64::from(queues.settings.log_hours) * 3_600);
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&queues, EVERY);
     loop {
-        ticks.tick().await;
-        let partitions = match streams::log_partitions(&queues.js).await {
-            Ok(partitions) => partitions,
-            Err(error) => {
-                tracing::debug!(%error, "streams of the log not listed");
-                continue;
-            }
-        };
-        for partition in partitions {
+        for partition in rounds.next().await {
             match sweep(&queues, partition, keep).await {
                 Ok(Some(first)) => tracing::debug!(partition, first, "old events removed from the log"),
                 Ok(None) => {}

@@ -5,19 +5,17 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer::Info, context::ConsumerInfoErrorKind};
-use partyline_shared::{ids::Seq, nats, streams, subjects};
+use partyline_shared::{ids::Seq, streams, subjects};
 use time::OffsetDateTime;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     config::{Config, Replay},
     metrics,
+    partitions::Rounds,
     queue::Queues,
     retention,
-    store::{Known, Store, Watermark},
+    store::{Known, Watermark},
 };
 
 /// Between two looks, and how old what a pipeline knows may be.
@@ -49,18 +47,9 @@ impl Watch {
 
 /// Compares Postgres with the acknowledgements for ever, also while nothing is written.
 pub async fn watch(queues: Queues) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::new(&queues, EVERY);
     loop {
-        ticks.tick().await;
-        let partitions = match streams::log_partitions(&queues.js).await {
-            Ok(partitions) => partitions,
-            Err(error) => {
-                tracing::debug!(%error, "streams of the log not listed");
-                continue;
-            }
-        };
-        for partition in partitions {
+        for partition in rounds.next().await {
             if let Err(error) = look(&queues, partition).await {
                 tracing::debug!(%error, partition, "Postgres was not compared with the log");
             }
@@ -156,9 +145,7 @@ pub async fn rewind(queues: &Queues, partition: u16, asked: Option<Seq>) -> anyh
 /// # Errors
 /// If NATS or Postgres does not answer.
 pub async fn replay(config: &Config, replay: &Replay) -> anyhow::Result<Vec<(u16, Option<Seq>)>> {
-    let store = Store::connect_lazy(&config.database)?;
-    let (client, _) = nats::connect(&config.nats, "partyline-replay").await?;
-    let queues = Queues::new(client, &config.nats, store);
+    let queues = Queues::connect(config, "partyline-replay").await?;
     let mut begun = Vec::new();
     for partition in streams::log_partitions(&queues.js).await? {
         if replay.partition.is_some_and(|asked| asked != partition) {

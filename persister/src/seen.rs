@@ -33,6 +33,7 @@ pub async fn run(store: Store, mut batches: mpsc::Receiver<Pulled>) {
         .await;
         match written {
             Ok(()) => metrics::seen_rows(seen.len()),
+            // Only batches of the log compare Postgres with the acknowledgements.
             Err(NotTaken::Behind) => {}
             Err(NotTaken::Refused(refused)) => tracing::error!(%refused, notes = seen.len(), "last-seen notes dropped"),
         }

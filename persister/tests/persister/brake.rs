@@ -9,7 +9,7 @@ use partyline_persister::{
 use partyline_shared::{event::Event, subjects};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::support::{World, fails, message, numbered, read, until};
+use crate::support::{World, by_number, fails, message, numbered, read, until};
 
 /// Has Postgres refuse every message, and count the attempts.
 async fn refuse(world: &World) {
@@ -51,7 +51,7 @@ async fn a_database_that_refuses_every_message_stops_the_persister_and_nothing_i
     assert_eq!(world.dead_letters().await, []);
     take_again(&world).await;
     world.settled().await;
-    let expected: Vec<_> = seqs.into_iter().enumerate().map(|(n, seq)| (seq, n.to_string())).collect();
+    let expected = by_number(seqs);
     assert_eq!(world.messages(chat).await, expected);
     assert_eq!(world.dead_letters().await, []);
     persister.stop().await;
@@ -76,7 +76,7 @@ async fn refusals_one_by_one_stop_the_persister_too_and_letters_can_be_replayed(
     let buried = world.dead_letters().await.len();
     assert_eq!(buried, 9);
     assert_eq!(dead(&world, &["replay", "--all"]).await.failed, 0);
-    let expected: Vec<_> = seqs.into_iter().step_by(2).enumerate().map(|(n, seq)| (seq, n.to_string())).collect();
+    let expected = by_number(seqs.into_iter().step_by(2));
     assert_eq!(world.messages(chat).await, expected);
     assert_eq!(world.dead_letters().await, []);
     persister.stop().await;

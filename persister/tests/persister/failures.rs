@@ -6,7 +6,7 @@ use devstack::testing::Proxy;
 use partyline_persister::store::Store;
 use partyline_shared::{event::Event, subjects};
 
-use crate::support::{World, message, numbered, run, until};
+use crate::support::{World, by_number, message, numbered, run, until};
 
 #[tokio::test]
 async fn poison_among_a_thousand_is_put_aside_alone() {
@@ -71,7 +71,7 @@ async fn postgres_goes_and_comes_back() {
     proxy.resume();
     world.settled().await;
 
-    let expected: Vec<_> = seqs.into_iter().enumerate().map(|(n, seq)| (seq, n.to_string())).collect();
+    let expected = by_number(seqs);
     assert_eq!(world.messages(chat).await, expected);
     assert_eq!(world.dead_letters().await, []);
     persister.stop().await;

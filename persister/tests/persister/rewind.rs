@@ -6,15 +6,10 @@ use partyline_persister::{
     config::{Command, Config},
     rewind,
 };
-use partyline_shared::{event::Event, ids::Seq, subjects};
+use partyline_shared::{event::Event, subjects};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::support::{World, delete, message, numbered, run, until};
-
-/// Content by number, as `numbered` makes it.
-fn expected(seqs: &[Seq]) -> Vec<(Seq, String)> {
-    seqs.iter().enumerate().map(|(n, seq)| (*seq, n.to_string())).collect()
-}
+use crate::support::{World, by_number, delete, message, numbered, run, until};
 
 async fn rewinds(world: &World) -> i64 {
     sqlx::query_scalar("SELECT rewinds FROM log_watermarks WHERE partition = 0").fetch_one(&world.pool).await.unwrap()
@@ -55,7 +50,7 @@ async fn rows_and_watermark_from_before_are_completed_while_persisters_run() {
 
     until("the missing rows", async || world.count().await == 601).await;
     world.settled().await;
-    let mut all = expected(&seqs);
+    let mut all = by_number(seqs.clone());
     all.push((gone_seq, String::new()));
     assert_eq!(world.messages(chat).await, all);
     assert_eq!(world.dead_letters().await.len(), 1);
@@ -133,7 +128,7 @@ async fn a_promoted_standby_that_lacks_a_batch_below_its_watermark_gets_it() {
     promotion.commit().await.unwrap();
     until("the missing rows", async || world.count().await == 100).await;
     world.settled().await;
-    assert_eq!(world.messages(chat).await, expected(&seqs));
+    assert_eq!(world.messages(chat).await, by_number(seqs.clone()));
     assert_eq!(rewinds(&world).await, 1);
     persister.stop().await;
 }
@@ -155,7 +150,7 @@ async fn an_operator_has_the_log_read_again() {
         let begun = rewind::replay(&config, replay).await.unwrap();
         until("the missing rows", async || world.count().await == 50).await;
         world.settled().await;
-        assert_eq!(world.messages(chat).await, expected(&seqs));
+        assert_eq!(world.messages(chat).await, by_number(seqs.clone()));
         begun
     };
     assert_eq!(replay(&["--since=2h"]).await, [(0, Some(seqs[0]))]);
@@ -183,7 +178,7 @@ async fn a_restored_postgres_goes_on_with_a_log_that_holds_nothing() {
     .await;
     seqs.extend(world.append(&numbered(chat, 10, 1)).await);
     world.settled().await;
-    assert_eq!(world.messages(chat).await, expected(&seqs));
+    assert_eq!(world.messages(chat).await, by_number(seqs.clone()));
     assert_eq!(rewinds(&world).await, 0);
     persister.stop().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use partyline_shared::event::Event;
 
-use crate::support::{World, delete, edit, numbered, read};
+use crate::support::{World, by_number, delete, edit, numbered, read};
 
 #[tokio::test]
 async fn several_share_the_work_and_every_edit_finds_its_message() {
@@ -86,7 +86,7 @@ async fn killed_in_the_middle_again_and_again_each_event_is_written_once() {
     assert!(deaths > 1);
     let _last = world.persister(&[]).await;
     world.settled().await;
-    let expected: Vec<_> = seqs.into_iter().enumerate().map(|(n, seq)| (seq, n.to_string())).collect();
+    let expected = by_number(seqs);
     assert_eq!(world.messages(chat).await, expected);
     assert_eq!(world.dead_letters().await, []);
 }

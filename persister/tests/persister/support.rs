@@ -239,6 +239,11 @@ pub(crate) fn numbered(conversation: ConversationId, first: usize, count: usize)
     (first..first + count).map(|n| Event::NewMessage(message(conversation, &n.to_string()))).collect()
 }
 
+/// Place and content of what [`numbered`] made, from 0 on.
+pub(crate) fn by_number(seqs: impl IntoIterator<Item = Seq>) -> Vec<(Seq, String)> {
+    seqs.into_iter().enumerate().map(|(n, seq)| (seq, n.to_string())).collect()
+}
+
 pub(crate) fn edit(of: &Event, seq: Seq, content: &str) -> Event {
     let Event::NewMessage(message) = of else { panic!("no message") };
     Event::MessageEdited(MessageEdited {
