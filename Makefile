@@ -39,7 +39,7 @@ test: ## Every lint and every test: Rust with real NATS and Postgres, TypeScript
 plans: ## Randomised plans on two gateways (SEEDS=2000 FROM=0); what fails is shrunk into target/plans
 	@mkdir -p "$$(scripts/target-dir)/plans"
 	@PLANS=$(SEEDS) PLANS_FROM=$(FROM) PLANS_OUT="$$(scripts/target-dir)/plans" \
-		cargo test -p partyline-gateway --test plans every_client -- --nocapture
+		cargo test --workspace --no-default-features --test plans every_client -- --nocapture
 
 lint: ## Format and lints only
 	@scripts/test lint

@@ -10,6 +10,7 @@ use partyline_shared::{healthcheck, settings, shutdown, tasks, telemetry, tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A message costs a fifth less CPU time than with the system's (docs/decisions/0011-allocator.md).
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Participants, over all conversations, that the cache holds.
 const CAPACITY: u64 = 1_000_000;
+/// No generation is this: the entry is read again, and serves only if Postgres is away.
+const DOUBTED: u64 = u64::MAX;
 
 /// A membership as Postgres had it at one moment.
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ pub struct Snapshot {
 #[derive(Clone)]
 struct Cached {
     snapshot: Snapshot,
-    /// [`Members::generation`] when it was read.
+    /// [`Members::generation`] when it was read; [`DOUBTED`] after a change that touches nobody's rights.
     generation: u64,
     /// When it was read, in node milliseconds.
     read_at: u64,
@@ -148,10 +150,25 @@ impl Members {
     /// The participants changed: what is cached, and what is being read, counts no more.
     pub fn invalidate(&self, conversation: ConversationId) {
         let mut in_flight = self.in_flight.lock();
+        self.outdate_reads(&mut in_flight, conversation);
+        self.cache.invalidate(&conversation);
+    }
+
+    /// A participant has another name or type: what is cached, and what is being read, is read again, and serves only if
+    /// Postgres is away. Taken out of the cache, it would lock everybody out of the conversation until Postgres is back.
+    pub fn doubt(&self, conversation: ConversationId) {
+        let mut in_flight = self.in_flight.lock();
+        self.outdate_reads(&mut in_flight, conversation);
+        if let Some(cached) = self.cache.get(&conversation) {
+            self.cache.insert(conversation, Cached { generation: DOUBTED, ..cached });
+        }
+    }
+
+    /// Keeps the results of reads that have begun out of the cache.
+    fn outdate_reads(&self, in_flight: &mut HashMap<ConversationId, InFlight>, conversation: ConversationId) {
         if let Some(it) = in_flight.get_mut(&conversation) {
             it.invalidated = self.reads.load(Ordering::Acquire);
         }
-        self.cache.invalidate(&conversation);
     }
 
     /// A number above those of all reads that have begun.
@@ -302,7 +319,15 @@ mod tests {
         // No Postgres answers at this address.
         members.store.missed();
         assert!(members.get(one[0]).await.is_ok());
+        members.doubt(one[0]);
+        assert!(members.get(one[0]).await.is_ok(), "a new name locks nobody out");
         members.invalidate(one[0]);
         assert_eq!(members.get(one[0]).await.unwrap_err().code, ErrorCode::Unavailable);
+        members.doubt(one[0]);
+        assert_eq!(
+            members.get(one[0]).await.unwrap_err().code,
+            ErrorCode::Unavailable,
+            "what was invalidated stays so"
+        );
     }
 }

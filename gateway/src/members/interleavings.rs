@@ -91,6 +91,11 @@ fn no_answer_is_older_than_the_last_invalidation() {
 }
 
 #[test]
+fn no_answer_is_older_than_the_last_doubt() {
+    churn(Members::doubt);
+}
+
+#[test]
 fn no_answer_is_older_than_the_last_general_doubt() {
     churn(|members, _| members.doubt_all());
 }

@@ -193,7 +193,7 @@ impl Directory {
     /// Names or types of users changed somewhere: the rooms that they take part in read them again.
     pub fn users_changed(&self, users: &[UserId]) {
         for room in self.refresher.rooms_of_any(users) {
-            self.members.invalidate(room.id);
+            self.members.doubt(room.id);
             self.refresher.mark_stale(&room, Cause::Renamed);
         }
     }

@@ -160,6 +160,10 @@ async fn without_postgres_those_who_talk_go_on() {
         } else {
             postgres.cut()
         }
+        // News of a name that came just before the outage; it locks nobody out.
+        let nats = world.env.nats().await.unwrap();
+        nats.publish(subjects::USERS_CHANGED, json!(["ann"]).to_string().into()).await.unwrap();
+        nats.flush().await.unwrap();
         // The first one finds out, the others know: without that every message waits for 2 s.
         let (mut last, mut quick_in_a_row) = (0, 0);
         until("messages not to wait for Postgres", async || {

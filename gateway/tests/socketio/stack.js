@@ -62,6 +62,8 @@ export class Stack {
         PARTYLINE_MESSAGES_PER_MINUTE: "60",
         PARTYLINE_MESSAGES_BURST: String(BURST),
         PARTYLINE_DRAIN_SECONDS: "1",
+        // No test takes the machine's power away.
+        PARTYLINE_NATS_SYNC: "2m",
         ...settings,
       },
     });

@@ -72,6 +72,8 @@ export class Stack {
         // The client takes half of it for messages: a test that sends many waits for that, not for the gateway.
         PARTYLINE_FRAMES_PER_SECOND: "200",
         PARTYLINE_DRAIN_SECONDS: "0",
+        // No test takes the machine's power away.
+        PARTYLINE_NATS_SYNC: "2m",
       },
     });
     const stack = new Stack(info, child);

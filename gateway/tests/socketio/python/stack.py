@@ -60,6 +60,8 @@ class Stack:
                 "PARTYLINE_PERSISTER_ADMIN_ADDR": f"127.0.0.1:{persister_admin}",
                 "PARTYLINE_JWT_SECRET": self._secret,
                 "PARTYLINE_DRAIN_SECONDS": "1",
+                # No test takes the machine's power away.
+                "PARTYLINE_NATS_SYNC": "2m",
                 **settings,
             },
         )
