@@ -17,7 +17,7 @@ STACK = -p partyline-devstack -p partyline-gateway -p partyline-persister
 PROGRAMS = $$(scripts/target-dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test plans lint fmt loadtest bench screenshots deny clean purge
+.PHONY: help run cluster build test plans upgrade lint fmt loadtest bench screenshots deny clean purge
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -40,6 +40,9 @@ plans: ## Randomised plans on two gateways (SEEDS=2000 FROM=0); what fails is sh
 	@mkdir -p "$$(scripts/target-dir)/plans"
 	@PLANS=$(SEEDS) PLANS_FROM=$(FROM) PLANS_OUT="$$(scripts/target-dir)/plans" \
 		cargo test --workspace --no-default-features --test plans every_client -- --nocapture
+
+upgrade: ## Two versions side by side, while people talk: this one, and FROM=<commit or tag>
+	@scripts/upgrade "$(FROM)"
 
 lint: ## Format and lints only
 	@scripts/test lint

@@ -1,6 +1,11 @@
 //! Partyline's own processes, as a test starts and hurts them.
 
-use std::{ffi::OsStr, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
 
 use super::{binary::binary, env::TestEnv};
 use crate::{
@@ -47,6 +52,20 @@ impl Launch {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.spec = self.spec.env(name, value);
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.spec = self.spec.arg(arg);
+        self
+    }
+
+    /// The program of the same name in another folder: another version's.
+    #[must_use]
+    pub fn from_folder(mut self, folder: &Path) -> Self {
+        self.spec = self.spec.program(folder.join(&self.name));
         self
     }
 

@@ -43,3 +43,4 @@ mod support;
 mod tasks;
 mod tokens;
 mod traces;
+mod upgrade;
